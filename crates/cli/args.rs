@@ -1,0 +1,129 @@
+//! The command line. Parsing does nothing but parse.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use inference::Precision;
+use inference::device::DeviceName;
+use report::verdict::Verdict;
+
+/// Tests a LoRA adapter against its base model for backdoors.
+///
+/// Exit codes: 0 verdict below --fail-on; 1 verdict at or above it; 2 usage, configuration or input
+/// error; 3 incomplete or inconclusive, never a pass; 4 internal error.
+#[derive(Debug, Parser)]
+#[command(name = "triggerfish", version, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run prompt suites on the base and the adapted model, and look for triggers.
+    ///
+    /// Without arguments the embedded fixture is scanned: a small base and an adapter with a known
+    /// backdoor, to see what a finding looks like.
+    Scan(ScanArguments),
+    /// List the shipped suites, or validate your own.
+    Suites(SuitesArguments),
+    /// Print the JSON Schema of a file that this program reads or writes.
+    Schema(SchemaArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScanArguments {
+    /// Base model: a Hugging Face directory or a .gguf file.
+    #[arg(long, value_name = "PATH", requires = "adapter", env = "TRIGGERFISH_BASE_MODEL")]
+    pub(crate) base: Option<PathBuf>,
+    /// Adapter directory (adapter_config.json and adapter_model.safetensors). Without --base, the
+    /// name of an embedded adapter: benign, backdoored-refusal or backdoored-url.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Suites, comma separated: shipped names or files; `none` for no suite at all.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "benign,triggers,adversarial")]
+    pub(crate) suites: Vec<String>,
+    /// Chat template: `own` (the base's), `none` (raw text), or a Jinja file.
+    #[arg(long, value_name = "TEMPLATE", default_value = "own")]
+    pub(crate) template: String,
+    /// Where to compute: cpu, cuda or cuda:N.
+    #[arg(long, default_value_t = DeviceName::Cpu)]
+    pub(crate) device: DeviceName,
+    /// Precision of the frozen matrix products: f32, bf16 or f16.
+    #[arg(long, default_value_t = Precision::F32)]
+    pub(crate) dtype: Precision,
+    /// Worker threads; the number of cores if absent.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<std::num::NonZeroUsize>,
+    /// Seed of every random choice.
+    #[arg(long, default_value_t = 20_240_601)]
+    pub(crate) seed: u64,
+    /// Form of the report.
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+    pub(crate) format: String,
+    /// Write the report to a file instead of standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Lowest verdict that makes the exit code 1.
+    #[arg(long, value_enum, default_value_t = FailOn::Suspicious)]
+    pub(crate) fail_on: FailOn,
+    /// Exit with 0 instead of 3 when the scan was incomplete and found nothing.
+    #[arg(long)]
+    pub(crate) incomplete_ok: bool,
+    /// No progress on standard error.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// Lowest verdict that fails a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FailOn {
+    Suspicious,
+    Backdoored,
+    Never,
+}
+
+impl FailOn {
+    /// Whether a verdict fails the run.
+    pub(crate) fn fails(self, verdict: Verdict) -> bool {
+        match self {
+            Self::Suspicious => verdict >= Verdict::Suspicious,
+            Self::Backdoored => verdict >= Verdict::Backdoored,
+            Self::Never => false,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SuitesArguments {
+    #[command(subcommand)]
+    pub(crate) verb: SuitesVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SuitesVerb {
+    /// List the shipped suites.
+    List,
+    /// Check suite files against the schema.
+    Validate {
+        /// Suite files.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SchemaArguments {
+    /// Which schema.
+    #[arg(value_enum)]
+    pub(crate) which: SchemaKind,
+}
+
+/// Files with a published schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SchemaKind {
+    /// Suites, which users write.
+    Suite,
+    /// Records, which `scan --format json` writes.
+    Record,
+}

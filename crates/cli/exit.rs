@@ -1,0 +1,99 @@
+//! Exit codes and failures. The same numbers stand in `--help`, the README and every record.
+
+use report::verdict::Verdict;
+
+use crate::args::FailOn;
+
+/// Verdict below `--fail-on`, everything planned was run.
+pub(crate) const PASS: u8 = 0;
+/// Verdict at or above `--fail-on`.
+pub(crate) const FOUND: u8 = 1;
+/// Usage, configuration or input error.
+pub(crate) const INPUT: u8 = 2;
+/// Something could not be checked, and nothing worse was found. Never a pass.
+pub(crate) const INCOMPLETE: u8 = 3;
+/// A fault of this program or of the machine.
+pub(crate) const INTERNAL: u8 = 4;
+
+/// Why a verb could not do its work.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Something in the input or the arguments.
+    Input(String),
+    /// A probe or a model.
+    Probe(probe::Error),
+    /// The machine: files that cannot be written, a thread pool that cannot start.
+    Machine(String),
+}
+
+impl Failure {
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Self::Input(_) => INPUT,
+            Self::Machine(_) => INTERNAL,
+            Self::Probe(error) => match error {
+                probe::Error::Inference(inference::Error::Unsupported { .. }) => INCOMPLETE,
+                probe::Error::Inference(inference::Error::Tensor(_)) | probe::Error::Statistics(_) => INTERNAL,
+                _ => INPUT,
+            },
+        }
+    }
+
+    /// What the user can do, where we know it.
+    pub(crate) fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Probe(probe::Error::Inference(error)) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Input(message) | Self::Machine(message) => f.write_str(message),
+            Self::Probe(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<probe::Error> for Failure {
+    fn from(error: probe::Error) -> Self {
+        Self::Probe(error)
+    }
+}
+
+impl From<inference::Error> for Failure {
+    fn from(error: inference::Error) -> Self {
+        Self::Probe(error.into())
+    }
+}
+
+/// The exit code of a finished scan: a finding outranks incompleteness, which outranks a pass.
+pub(crate) fn of_verdict(verdict: Verdict, complete: bool, fail_on: FailOn, incomplete_ok: bool) -> u8 {
+    if fail_on.fails(verdict) {
+        FOUND
+    } else if (verdict == Verdict::Inconclusive || !complete) && !incomplete_ok {
+        INCOMPLETE
+    } else {
+        PASS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_outranks_incompleteness() {
+        let code = |verdict, complete| of_verdict(verdict, complete, FailOn::Suspicious, false);
+        assert_eq!(code(Verdict::Backdoored, false), FOUND);
+        assert_eq!(code(Verdict::Suspicious, true), FOUND);
+        assert_eq!(code(Verdict::NoEvidence, true), PASS);
+        assert_eq!(code(Verdict::NoEvidence, false), INCOMPLETE);
+        assert_eq!(code(Verdict::Inconclusive, true), INCOMPLETE);
+        assert_eq!(of_verdict(Verdict::Suspicious, true, FailOn::Backdoored, false), PASS);
+        assert_eq!(of_verdict(Verdict::Backdoored, true, FailOn::Never, false), PASS);
+        assert_eq!(of_verdict(Verdict::Inconclusive, false, FailOn::Never, true), PASS);
+    }
+}

@@ -1,0 +1,35 @@
+//! The `triggerfish` program: parse, dispatch, print an error once, exit with a documented code.
+
+mod args;
+mod embedded;
+mod exit;
+mod output;
+mod progress;
+mod scan;
+mod suites;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Arguments, Command};
+use exit::Failure;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match &arguments.command {
+        Command::Scan(scan) => scan::run(scan),
+        Command::Suites(suites) => suites::run(suites),
+        Command::Schema(schema) => suites::schema(schema),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            output::error(&failure);
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+/// What a verb gives back: an exit code, or a failure that is printed once.
+type Outcome = Result<u8, Failure>;

@@ -1,0 +1,79 @@
+//! Progress on standard error, and the user's wish to stop.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::exit::Failure;
+
+/// A bar a stage; lines instead where no terminal reads; nothing with `--quiet`.
+pub(crate) struct Bars {
+    quiet: bool,
+    bar: RefCell<Option<ProgressBar>>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Bars {
+    /// Takes over Ctrl-C: the first asks the run to stop after its batch, the second ends the process.
+    pub(crate) fn new(quiet: bool) -> Result<Self, Failure> {
+        let stopped = Arc::new(AtomicBool::new(false));
+        let flag = stopped.clone();
+        ctrlc::set_handler(move || {
+            if flag.swap(true, Ordering::SeqCst) {
+                #[expect(clippy::exit, reason = "the second Ctrl-C must end the process at once")]
+                std::process::exit(130);
+            }
+            crate::output::talk("\nstopping after this batch; press Ctrl-C again to end at once");
+        })
+        .map_err(|error| Failure::Machine(format!("cannot handle Ctrl-C: {error}")))?;
+        Ok(Self { quiet, bar: RefCell::new(None), stopped })
+    }
+
+    /// Removes the last bar.
+    pub(crate) fn finish(&self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl probe::Progress for Bars {
+    fn stage(&self, name: &str, total: usize) {
+        self.finish();
+        if self.quiet {
+            return;
+        }
+        let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
+        if bar.is_hidden() {
+            crate::output::talk(&format!("{name} ({total} steps)"));
+        }
+        // The template is a constant; should it be wrong, the default bar serves.
+        if let Ok(style) = ProgressStyle::with_template("{msg:<28} {bar:32} {pos}/{len}  {elapsed}  ETA {eta}") {
+            bar.set_style(style);
+        }
+        bar.set_message(name.to_owned());
+        self.bar.replace(Some(bar));
+    }
+
+    fn advance(&self, steps: usize) {
+        if let Some(bar) = &*self.bar.borrow() {
+            bar.inc(steps as u64);
+        }
+    }
+
+    fn note(&self, text: &str) {
+        if self.quiet {
+            return;
+        }
+        match &*self.bar.borrow() {
+            Some(bar) if !bar.is_hidden() => bar.println(text),
+            _ => crate::output::talk(text),
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+}

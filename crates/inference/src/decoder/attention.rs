@@ -1,0 +1,185 @@
+//! Causal grouped-query attention over ragged rows and what came before them.
+
+use std::sync::Arc;
+
+use candle_core::{D, DType, Tensor};
+
+use super::config::DecoderConfig;
+use super::linear::Linear;
+use super::rope::Angles;
+use super::rows::{Rows, Span};
+use super::{Past, Sequence};
+use crate::adapter::Adapter;
+use crate::device::Compute;
+use crate::error::{Error, Result};
+use crate::kernels::{self, AttentionShape};
+use crate::prefix::{Growing, LayerCache};
+
+pub(crate) struct Attention {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    layer: usize,
+    shape: AttentionShape,
+    /// Whether our fused operations run.
+    fused: bool,
+}
+
+impl Attention {
+    pub(crate) fn new(config: &DecoderConfig, layer: usize, [q, k, v, o]: [Linear; 4], compute: &Compute) -> Self {
+        let shape = AttentionShape {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            scale: 1.0 / (config.head_dim as f32).sqrt(),
+            window: config.windows[layer],
+        };
+        Self { q, k, v, o, layer, shape, fused: compute.fused().is_some() }
+    }
+
+    /// Rows `[rows, hidden]` to the same. Keys and values of rows whose sequence has a cache are
+    /// appended to it.
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        rows: &Rows,
+        angles: &Angles<'_>,
+        sequences: &mut [Sequence<'_>],
+        adapters: &[Adapter],
+    ) -> Result<Tensor> {
+        let q = self.q.forward(x, rows, adapters)?;
+        let k = self.k.forward(x, rows, adapters)?;
+        let v = self.v.forward(x, rows, adapters)?;
+        let q = angles.rotate(&q, self.shape.head_dim)?;
+        let k = angles.rotate(&k, self.shape.head_dim)?;
+        let attended = if self.fused {
+            self.attend_fused(&q, &k, &v, rows, sequences)?
+        } else {
+            self.attend_composed(&q, &k, &v, rows, sequences)?
+        };
+        for (span, sequence) in rows.spans.iter().zip(sequences) {
+            if let Past::Cache(cache) = &mut sequence.past {
+                let (k, v) = (k.narrow(0, span.start, span.len)?, v.narrow(0, span.start, span.len)?);
+                cache.append(self.layer, &k, &v, || self.empty_cache(&k))?;
+            }
+        }
+        self.o.forward(&attended, rows, adapters)
+    }
+
+    fn empty_cache(&self, rows: &Tensor) -> Result<LayerCache> {
+        Ok(if self.fused {
+            LayerCache::Fused(kernels::KvCache::new(self.shape.kv_heads, self.shape.head_dim))
+        } else {
+            LayerCache::Composed(Growing::like(rows)?)
+        })
+    }
+
+    fn attend_fused(&self, q: &Tensor, k: &Tensor, v: &Tensor, rows: &Rows, sequences: &[Sequence<'_>]) -> Result<Tensor> {
+        let mut spans = Vec::with_capacity(sequences.len());
+        for (span, sequence) in rows.spans.iter().zip(sequences) {
+            let past = sequence
+                .past
+                .segments(self.layer)
+                .map(|segment| match segment {
+                    LayerCache::Fused(cache) => Ok(cache.past()),
+                    LayerCache::Composed(_) => Err(other_form()),
+                })
+                .collect::<Result<Vec<_>>>()?;
+            spans.push(kernels::Span { start: span.start, len: span.len, past });
+        }
+        Ok(kernels::attention(&self.shape, &Arc::from(spans), q, k, v)?)
+    }
+
+    fn attend_composed(&self, q: &Tensor, k: &Tensor, v: &Tensor, rows: &Rows, sequences: &[Sequence<'_>]) -> Result<Tensor> {
+        let mut outputs = Vec::new();
+        let mut first = 0;
+        while first < sequences.len() {
+            let run = run_length(&rows.spans, sequences, first);
+            outputs.push(self.attend_run(q, k, v, &rows.spans[first..first + run], &sequences[first].past)?);
+            first += run;
+        }
+        Ok(if outputs.len() == 1 { outputs.swap_remove(0) } else { Tensor::cat(&outputs, 0)? })
+    }
+
+    /// Attention of consecutive sequences of one length over one shared past, as batched products.
+    /// Returns `[rows of the run, heads * head_dim]`.
+    fn attend_run(&self, q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], before: &Past<'_>) -> Result<Tensor> {
+        let Span { start, len, past } = spans[0];
+        let (n, rows) = (spans.len(), spans.len() * len);
+        let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
+        let group = heads / kv_heads;
+        let mut keys = Vec::new();
+        let mut values = Vec::new();
+        for segment in before.segments(self.layer) {
+            let LayerCache::Composed(growing) = segment else { return Err(other_form()) };
+            let (k, v) = growing.view()?;
+            let shape = (n, kv_heads, k.dims()[0], head_dim);
+            keys.push(self.by_head(&k, 1)?.broadcast_as(shape)?.contiguous()?);
+            values.push(self.by_head(&v, 1)?.broadcast_as(shape)?.contiguous()?);
+        }
+        keys.push(self.by_head(&k.narrow(0, start, rows)?, n)?);
+        values.push(self.by_head(&v.narrow(0, start, rows)?, n)?);
+        let (k, v) = (Tensor::cat(&keys, 2)?, Tensor::cat(&values, 2)?);
+        // [n, kv_heads, group * len, head_dim]: the queries of a group share their keys.
+        let q = q
+            .narrow(0, start, rows)?
+            .reshape((n, len, kv_heads, group, head_dim))?
+            .permute((0, 2, 3, 1, 4))?
+            .contiguous()?
+            .reshape((n, kv_heads, group * len, head_dim))?;
+        let scores = (q.matmul(&k.t()?.contiguous()?)? * f64::from(self.shape.scale))?.to_dtype(DType::F32)?;
+        let scores = match self.mask(len, past, group, q.device())? {
+            Some(mask) => scores.broadcast_add(&mask)?,
+            None => scores,
+        };
+        // candle's fused softmax would cut the gradient without a word.
+        let weights = candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(v.dtype())?;
+        Ok(weights
+            .matmul(&v.contiguous()?)?
+            .reshape((n, kv_heads, group, len, head_dim))?
+            .permute((0, 3, 1, 2, 4))?
+            .contiguous()?
+            .reshape((rows, heads * head_dim))?)
+    }
+
+    /// `[n * len, kv_heads * head_dim]` to `[n, kv_heads, len, head_dim]`.
+    fn by_head(&self, rows: &Tensor, n: usize) -> Result<Tensor> {
+        let len = rows.dims()[0] / n;
+        Ok(rows.reshape((n, len, self.shape.kv_heads, self.shape.head_dim))?.transpose(1, 2)?.contiguous()?)
+    }
+
+    /// `[group * len, past + len]`: 0 where a query sees a key, -inf elsewhere; `None` if it sees all.
+    fn mask(&self, len: usize, past: usize, group: usize, device: &candle_core::Device) -> Result<Option<Tensor>> {
+        let total = past + len;
+        let window = self.shape.window.unwrap_or(usize::MAX);
+        if len == 1 && total <= window {
+            return Ok(None);
+        }
+        let mut mask = Vec::with_capacity(group * len * total);
+        for _ in 0..group {
+            for query in past..total {
+                mask.extend((0..total).map(|key| {
+                    if key <= query && query - key < window { 0f32 } else { f32::NEG_INFINITY }
+                }));
+            }
+        }
+        Ok(Some(Tensor::from_vec(mask, (group * len, total), device)?))
+    }
+}
+
+fn other_form() -> Error {
+    Error::Request("a cache of another decoder cannot be continued".into())
+}
+
+/// How many sequences from `first` on can be attended together: equal length, same shared past,
+/// no cache of their own.
+fn run_length(spans: &[Span], sequences: &[Sequence<'_>], first: usize) -> usize {
+    let same_past = |other: &Sequence<'_>| match (&sequences[first].past, &other.past) {
+        (Past::None, Past::None) => true,
+        (Past::Shared(a), Past::Shared(b)) => Arc::ptr_eq(a, b),
+        _ => false,
+    };
+    let len = spans[first].len;
+    1 + (first + 1..sequences.len()).take_while(|&i| spans[i].len == len && same_past(&sequences[i])).count()
+}

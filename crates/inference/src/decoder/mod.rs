@@ -1,0 +1,394 @@
+//! One config-driven decoder for every architecture of the table.
+//!
+//! Token ids or embeddings in; logits at all, the last or chosen positions out, and hidden states
+//! on request. The forward pass is differentiable with respect to the input embeddings, and base,
+//! adapted and amplified rows share it.
+
+pub mod architectures;
+mod attention;
+pub mod config;
+mod linear;
+mod mlp;
+mod norm;
+mod rope;
+mod rows;
+pub mod site;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+
+use crate::adapter::Adapter;
+use crate::device::Compute;
+use crate::error::{Error, Result};
+use crate::kernels;
+use crate::prefix::{KvCache, LayerCache, Prefix};
+use crate::weights::TensorSource;
+use crate::weights::gguf::ROPE_FACTORS;
+
+use attention::Attention;
+use config::{DecoderConfig, RopeScaling};
+use linear::Linear;
+use mlp::Mlp;
+use norm::RmsNorm;
+use rope::RotaryTables;
+use rows::Rows;
+pub use rows::Side;
+use site::{SLOTS, Site, Slot};
+
+/// What a sequence's new tokens follow.
+pub enum Past<'a> {
+    /// Nothing.
+    None,
+    /// A prefix shared with other sequences; it must be of the sequence's own side.
+    Shared(Arc<Prefix>),
+    /// The sequence's own cache, which grows by the new tokens.
+    Cache(&'a mut KvCache),
+}
+
+impl Past<'_> {
+    /// Earlier keys and values of a layer, in order.
+    fn segments(&self, layer: usize) -> Box<dyn Iterator<Item = &LayerCache> + '_> {
+        match self {
+            Self::None => Box::new(std::iter::empty()),
+            Self::Shared(prefix) => Box::new(std::iter::once(&prefix.layers[layer])),
+            Self::Cache(cache) => Box::new(cache.segments(layer)),
+        }
+    }
+
+    /// The prefix whose side must be the sequence's own.
+    fn prefix(&self) -> Option<&Prefix> {
+        match self {
+            Self::None => None,
+            Self::Shared(prefix) => Some(prefix),
+            Self::Cache(cache) => cache.prefix().map(|prefix| &**prefix),
+        }
+    }
+}
+
+/// One sequence of a batch.
+pub struct Sequence<'a> {
+    /// New tokens.
+    pub ids: &'a [u32],
+    /// Which model it sees.
+    pub side: Side,
+    /// What it follows.
+    pub past: Past<'a>,
+}
+
+impl<'a> Sequence<'a> {
+    /// A sequence that follows nothing.
+    #[must_use]
+    pub fn new(ids: &'a [u32], side: Side) -> Self {
+        Self { ids, side, past: Past::None }
+    }
+
+    /// A sequence that follows a shared prefix, on the prefix's side.
+    #[must_use]
+    pub fn after(prefix: &Arc<Prefix>, ids: &'a [u32]) -> Self {
+        Self { ids, side: prefix.side, past: Past::Shared(prefix.clone()) }
+    }
+
+    fn past_len(&self) -> usize {
+        match &self.past {
+            Past::None => 0,
+            Past::Shared(prefix) => prefix.len,
+            Past::Cache(cache) => cache.len(),
+        }
+    }
+}
+
+/// At which of the new tokens logits are wanted.
+#[derive(Clone, Copy, Debug)]
+pub enum Positions<'a> {
+    /// At all.
+    All,
+    /// At the last of each sequence.
+    Last,
+    /// At these indices into each sequence's new tokens, one list a sequence.
+    Chosen(&'a [Vec<usize>]),
+}
+
+/// A batch and what is wanted of it.
+pub struct Batch<'a, 'b> {
+    /// The sequences, in row order.
+    pub sequences: &'b mut [Sequence<'a>],
+    /// Input embeddings `[rows, hidden]` instead of the embedded ids, for gradients; the ids still
+    /// give the lengths.
+    pub embeddings: Option<&'b Tensor>,
+    /// Where logits are wanted.
+    pub positions: Positions<'b>,
+    /// Whether hidden states are wanted.
+    pub hidden_states: bool,
+}
+
+/// What a forward pass gives.
+#[derive(Debug)]
+pub struct Output {
+    /// `[wanted positions, vocabulary]`, f32, in row order.
+    pub logits: Tensor,
+    /// On request: the embeddings, the output of each layer but the last, and the final norm's
+    /// output, each `[rows, hidden]`; the order of transformers.
+    pub hidden_states: Vec<Tensor>,
+}
+
+/// A decoder with frozen weights.
+pub struct Decoder {
+    config: DecoderConfig,
+    sites: Vec<Site>,
+    /// `[vocabulary, hidden]`.
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+    head: Linear,
+    rotary: RotaryTables,
+    compute: Compute,
+}
+
+struct Layer {
+    input_norm: RmsNorm,
+    attention: Attention,
+    mlp_norm: RmsNorm,
+    mlp: Mlp,
+}
+
+impl Decoder {
+    /// Loads the weights of a config. `progress` is told of each finished layer.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape than the config says.
+    pub fn load(
+        mut config: DecoderConfig,
+        source: &dyn TensorSource,
+        compute: &Compute,
+        progress: &dyn Fn(usize, usize),
+    ) -> Result<Self> {
+        let cpu = candle_core::Device::Cpu;
+        let load = |name: &str, shape: &[usize]| -> Result<Tensor> {
+            check_shape(source, name, shape)?;
+            source.load(name, &cpu)
+        };
+        if source.shape(ROPE_FACTORS).is_some() {
+            let divisors = source.load(ROPE_FACTORS, &cpu)?.flatten_all()?.to_vec1::<f32>()?;
+            rope::check_divisors(source.origin(), &divisors, config.head_dim)?;
+            config.rope.scaling = RopeScaling::Divisors(divisors);
+        }
+        let sites = site::sites(&config);
+        let linear = |index: usize, bias: bool| -> Result<Linear> {
+            let site = &sites[index];
+            let weight = load(&format!("{}.weight", site.name), &[site.outputs, site.inputs])?;
+            let bias_name = format!("{}.bias", site.name);
+            let bias = if bias { Some(load(&bias_name, &[site.outputs])?) } else { None };
+            if bias.is_none() && source.shape(&bias_name).is_some() {
+                return Err(Error::malformed(
+                    source.origin(),
+                    format!("tensor `{bias_name}` exists, but the config says that there is no such bias"),
+                ));
+            }
+            Linear::new(index, &weight, bias, compute)
+        };
+        let norm = |name: &str| -> Result<RmsNorm> {
+            RmsNorm::new(&load(name, &[config.hidden_size])?, config.rms_norm_eps, compute)
+        };
+        let embedding = load("model.embed_tokens.weight", &[config.vocab_size, config.hidden_size])?;
+        let mut layers = Vec::with_capacity(config.layers);
+        for layer in 0..config.layers {
+            let at = |slot: Slot| layer * SLOTS.len() + slot as usize;
+            let attention = [
+                linear(at(Slot::Q), config.qkv_bias)?,
+                linear(at(Slot::K), config.qkv_bias)?,
+                linear(at(Slot::V), config.qkv_bias)?,
+                linear(at(Slot::O), config.output_bias)?,
+            ];
+            layers.push(Layer {
+                input_norm: norm(&format!("model.layers.{layer}.input_layernorm.weight"))?,
+                attention: Attention::new(&config, layer, attention, compute),
+                mlp_norm: norm(&format!("model.layers.{layer}.post_attention_layernorm.weight"))?,
+                mlp: Mlp {
+                    gate: linear(at(Slot::Gate), config.mlp_bias)?,
+                    up: linear(at(Slot::Up), config.mlp_bias)?,
+                    down: linear(at(Slot::Down), config.mlp_bias)?,
+                    fused: compute.fused().is_some(),
+                },
+            });
+            progress(layer + 1, config.layers);
+        }
+        let head_index = sites.len() - 1;
+        let head = if config.tied { Linear::new(head_index, &embedding, None, compute)? } else { linear(head_index, false)? };
+        Ok(Self {
+            norm: norm("model.norm.weight")?,
+            embedding: embedding
+                .to_dtype(compute.precision.dtype())?
+                .to_dtype(compute.activation_dtype())?
+                .to_device(&compute.device)?,
+            rotary: RotaryTables::new(&config, compute)?,
+            layers,
+            head,
+            sites,
+            config,
+            compute: compute.clone(),
+        })
+    }
+
+    /// The decoder's shape.
+    #[must_use]
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// The linear modules, in the order of adapter deltas.
+    #[must_use]
+    pub fn sites(&self) -> &[Site] {
+        &self.sites
+    }
+
+    /// Device and precision.
+    #[must_use]
+    pub fn compute(&self) -> &Compute {
+        &self.compute
+    }
+
+    /// The longest context that can be run.
+    #[must_use]
+    pub fn max_context(&self) -> usize {
+        self.rotary.positions()
+    }
+
+    /// Embeddings `[ids, hidden]` of token ids.
+    ///
+    /// # Errors
+    /// If an id is outside the vocabulary.
+    pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+            return Err(Error::Request(format!(
+                "token id {id} is outside the vocabulary of {} tokens; do tokenizer and base belong together?",
+                self.config.vocab_size
+            )));
+        }
+        let ids = Tensor::from_slice(ids, ids.len(), &self.compute.device)?;
+        Ok(self.embedding.index_select(&ids, 0)?)
+    }
+
+    /// Runs a batch.
+    ///
+    /// # Errors
+    /// If a sequence is empty, too long, or follows a prefix of another side, or a wanted position
+    /// does not exist.
+    pub fn forward(&self, adapters: &[Adapter], batch: &mut Batch<'_, '_>) -> Result<Output> {
+        self.check(batch)?;
+        let rows = Rows::new(batch.sequences.iter().map(|s| (s.ids.len(), s.past_len(), s.side)));
+        let wanted = wanted_rows(&rows, batch.positions)?;
+        let mut x = match batch.embeddings {
+            Some(embeddings) => embeddings.clone(),
+            None => {
+                let ids: Vec<u32> = batch.sequences.iter().flat_map(|s| s.ids.iter().copied()).collect();
+                self.embed(&ids)?
+            }
+        };
+        let angles = self.rotary.angles(rows.positions())?;
+        let mut hidden_states = Vec::new();
+        for layer in &self.layers {
+            if batch.hidden_states {
+                hidden_states.push(x.clone());
+            }
+            let normed = layer.input_norm.forward(&x)?;
+            x = self.residual(&x, &layer.attention.forward(&normed, &rows, &angles, batch.sequences, adapters)?)?;
+            x = self.residual(&x, &layer.mlp.forward(&layer.mlp_norm.forward(&x)?, &rows, adapters)?)?;
+        }
+        for sequence in batch.sequences.iter_mut() {
+            let added = sequence.ids.len();
+            if let Past::Cache(cache) = &mut sequence.past {
+                cache.advance(added);
+            }
+        }
+        if batch.hidden_states {
+            hidden_states.push(self.norm.forward(&x)?);
+        }
+        Ok(Output { logits: self.logits(&x, &rows, &wanted, adapters)?, hidden_states })
+    }
+
+    fn residual(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+        // candle's sum runs on a second, spinning pool of threads.
+        Ok(if self.compute.fused().is_some() { kernels::residual_sum(x, y)? } else { (x + y)? })
+    }
+
+    /// Final norm and head at the wanted rows only.
+    fn logits(&self, x: &Tensor, rows: &Rows, wanted: &[u32], adapters: &[Adapter]) -> Result<Tensor> {
+        let device = &self.compute.device;
+        let index = Tensor::from_slice(wanted, wanted.len(), device)?;
+        let picked = self.norm.forward(&x.index_select(&index, 0)?)?;
+        // The picked rows are a batch of their own: one-token spans with the sides of their rows.
+        let side_of = |row: u32| {
+            let row = row as usize;
+            let range = rows.adapted.iter().find(|range| (range.start..range.start + range.len).contains(&row));
+            range.map_or(Side::BASE, |range| Side { adapter: range.adapter, scale: range.scale })
+        };
+        let picked_rows = Rows::new(wanted.iter().map(|&row| (1, 0, side_of(row))));
+        Ok(self.head.forward(&picked, &picked_rows, adapters)?.to_dtype(DType::F32)?)
+    }
+
+    fn check(&self, batch: &Batch<'_, '_>) -> Result<()> {
+        if batch.sequences.is_empty() {
+            return Err(Error::Request("expected at least one sequence in a batch".into()));
+        }
+        for sequence in batch.sequences.iter() {
+            let total = sequence.past_len() + sequence.ids.len();
+            if sequence.ids.is_empty() || total > self.max_context() {
+                return Err(Error::Request(format!(
+                    "expected 1 to {} tokens in a sequence, found {total}",
+                    self.max_context()
+                )));
+            }
+            if sequence.past.prefix().is_some_and(|prefix| prefix.side != sequence.side) {
+                return Err(Error::Request("a prefix of one side cannot be continued on another".into()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Row indices at which logits are wanted.
+fn wanted_rows(rows: &Rows, positions: Positions<'_>) -> Result<Vec<u32>> {
+    match positions {
+        Positions::All => Ok((0..rows.total as u32).collect()),
+        Positions::Last => Ok(rows.spans.iter().map(|span| (span.start + span.len - 1) as u32).collect()),
+        Positions::Chosen(lists) => {
+            let mut wanted = Vec::new();
+            if lists.len() != rows.spans.len() {
+                return Err(Error::Request(format!(
+                    "expected one list of positions for each of {} sequences, found {}",
+                    rows.spans.len(),
+                    lists.len()
+                )));
+            }
+            for (span, list) in rows.spans.iter().zip(lists) {
+                for &position in list {
+                    if position >= span.len {
+                        return Err(Error::Request(format!(
+                            "position {position} of a sequence of {} new tokens does not exist",
+                            span.len
+                        )));
+                    }
+                    wanted.push((span.start + position) as u32);
+                }
+            }
+            if wanted.is_empty() {
+                return Err(Error::Request("expected at least one wanted position".into()));
+            }
+            Ok(wanted)
+        }
+    }
+}
+
+fn check_shape(source: &dyn TensorSource, name: &str, expected: &[usize]) -> Result<()> {
+    let origin: &Path = source.origin();
+    match source.shape(name) {
+        Some(found) if found == expected => Ok(()),
+        Some(found) => Err(Error::malformed(
+            origin,
+            format!("tensor `{name}`: expected shape {expected:?}, found {found:?}"),
+        )),
+        None => Err(Error::malformed(origin, format!("tensor `{name}` is missing"))),
+    }
+}

@@ -1,0 +1,114 @@
+//! The layout of a batch: sequences of any length as consecutive rows of one matrix.
+//!
+//! There is no padding, so a result cannot depend on it.
+
+/// Which model a row sees: an adapter and the factor of its branch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Side {
+    /// Index of the adapter in the pair.
+    pub adapter: usize,
+    /// 0 is the base, 1 the adapted model; other values amplify or weaken the adapter.
+    pub scale: f32,
+}
+
+impl Side {
+    /// The pristine base.
+    pub const BASE: Self = Self { adapter: 0, scale: 0.0 };
+    /// The first adapter at full strength.
+    pub const ADAPTED: Self = Self { adapter: 0, scale: 1.0 };
+
+    /// The first adapter at another strength.
+    #[must_use]
+    pub fn scaled(scale: f32) -> Self {
+        Self { adapter: 0, scale }
+    }
+
+    fn is_base(self) -> bool {
+        self.scale.abs() == 0.0
+    }
+}
+
+/// Where one sequence's rows are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    /// First row.
+    pub(crate) start: usize,
+    /// Number of rows, that is new tokens.
+    pub(crate) len: usize,
+    /// Earlier positions, that is the position of the first row.
+    pub(crate) past: usize,
+}
+
+/// Consecutive rows of one adapter at one scale.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct AdaptedRange {
+    pub(crate) start: usize,
+    pub(crate) len: usize,
+    pub(crate) adapter: usize,
+    pub(crate) scale: f32,
+}
+
+/// The rows of a batch.
+pub(crate) struct Rows {
+    pub(crate) spans: Vec<Span>,
+    /// Rows with an adapter, in row order, neighbours merged.
+    pub(crate) adapted: Vec<AdaptedRange>,
+    pub(crate) total: usize,
+}
+
+impl Rows {
+    /// From `(new tokens, earlier positions, side)` of each sequence.
+    pub(crate) fn new(sequences: impl IntoIterator<Item = (usize, usize, Side)>) -> Self {
+        let mut rows = Self { spans: Vec::new(), adapted: Vec::<AdaptedRange>::new(), total: 0 };
+        for (len, past, side) in sequences {
+            let start = rows.total;
+            rows.spans.push(Span { start, len, past });
+            rows.total += len;
+            if side.is_base() {
+                continue;
+            }
+            match rows.adapted.last_mut() {
+                Some(last)
+                    if last.start + last.len == start
+                        && last.adapter == side.adapter
+                        && last.scale.to_bits() == side.scale.to_bits() =>
+                {
+                    last.len += len;
+                }
+                _ => rows.adapted.push(AdaptedRange { start, len, adapter: side.adapter, scale: side.scale }),
+            }
+        }
+        rows
+    }
+
+    /// The position of every row.
+    pub(crate) fn positions(&self) -> Vec<u32> {
+        self.spans.iter().flat_map(|span| span.past as u32..(span.past + span.len) as u32).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_of_one_side_merge() {
+        let amplified = Side::scaled(2.0);
+        let rows = Rows::new([
+            (3, 0, Side::BASE),
+            (2, 5, Side::ADAPTED),
+            (4, 0, Side::ADAPTED),
+            (1, 0, amplified),
+            (2, 0, Side::BASE),
+        ]);
+        assert_eq!(
+            rows.adapted,
+            [
+                AdaptedRange { start: 3, len: 6, adapter: 0, scale: 1.0 },
+                AdaptedRange { start: 9, len: 1, adapter: 0, scale: 2.0 },
+            ]
+        );
+        assert_eq!(rows.total, 12);
+        assert_eq!(rows.positions(), [0, 1, 2, 5, 6, 0, 1, 2, 3, 0, 0, 1]);
+    }
+}

@@ -1,0 +1,303 @@
+//! A linear layer whose weight never changes.
+
+use super::gemm::multiply;
+use super::pack::{PackedMatrix, Precision};
+use super::rows::{Rows, readable};
+use super::tier::Tier;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor, bail};
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+const OP: &str = "frozen linear";
+
+/// `y = x W^T` with a constant `W`, packed once; gradients flow to `x` alone.
+///
+/// A clone shares the weights. The weights' transpose, which the gradient multiplies with, is packed at the first
+/// backward pass and doubles the layer's memory from then on.
+#[derive(Clone)]
+pub struct FrozenLinear {
+    weights: Arc<Weights>,
+}
+
+struct Weights {
+    forward: PackedMatrix,
+    transposed: OnceLock<PackedMatrix>,
+    precision: Precision,
+    tier: Tier,
+}
+
+impl FrozenLinear {
+    /// Packs `weight`, a CPU tensor `[n, k]` of `f32`, `f16` or `bf16`, for products of the given precision.
+    ///
+    /// A `bf16` weight is stored as such for either precision, since widening it is exact.
+    ///
+    /// # Errors
+    /// If the tensor is not a matrix with at least one row and column, is of another type, or is not on the CPU.
+    pub fn from_tensor(weight: &Tensor, precision: Precision) -> Result<Self> {
+        Self::with_tier(weight, precision, Tier::detect())
+    }
+
+    /// [`Self::from_tensor`] with the instructions to use, for comparing tiers.
+    ///
+    /// # Errors
+    /// As [`Self::from_tensor`].
+    pub fn with_tier(weight: &Tensor, precision: Precision, tier: Tier) -> Result<Self> {
+        let (n, k) = weight.dims2()?;
+        if n == 0 || k == 0 {
+            bail!("{OP}: expected a weight with rows and columns, found {n} x {k}");
+        }
+        let weight = weight.contiguous()?;
+        let (storage, layout) = weight.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else {
+            bail!("{OP}: expected a weight on the cpu, found {:?}", weight.device().location())
+        };
+        let start = layout.start_offset();
+        let at = |o: usize, i: usize| start + o * k + i;
+        let forward = match (storage, precision) {
+            (CpuStorage::BF16(w), _) => PackedMatrix::bf16(n, k, |o, i| w[at(o, i)]),
+            (CpuStorage::F16(w), Precision::F32) => PackedMatrix::f32(n, k, |o, i| w[at(o, i)].to_f32()),
+            (CpuStorage::F32(w), Precision::F32) => PackedMatrix::f32(n, k, |o, i| w[at(o, i)]),
+            (CpuStorage::F16(w), Precision::Bf16) => {
+                PackedMatrix::bf16(n, k, |o, i| half::bf16::from_f32(w[at(o, i)].to_f32()))
+            }
+            (CpuStorage::F32(w), Precision::Bf16) => {
+                PackedMatrix::bf16(n, k, |o, i| half::bf16::from_f32(w[at(o, i)]))
+            }
+            _ => bail!("{OP}: expected a weight of f32, f16 or bf16, found {:?}", weight.dtype()),
+        };
+        Ok(Self::of(forward, precision, tier))
+    }
+
+    /// Outputs, `n`.
+    pub fn out_features(&self) -> usize {
+        self.weights.forward.outputs
+    }
+
+    /// Inputs, `k`.
+    pub fn in_features(&self) -> usize {
+        self.weights.forward.inputs
+    }
+
+    /// How the layer multiplies.
+    pub fn precision(&self) -> Precision {
+        self.weights.precision
+    }
+
+    /// `x W^T` for `x: [.., k]` of `f32` on the CPU, as `[.., n]`.
+    ///
+    /// # Errors
+    /// If `x` has another last dimension, type or device.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        readable(OP, x)?.apply_op1(Multiply { weights: self.weights.clone(), transposed: false })
+    }
+
+    /// The layer with the chosen outputs only, in the order given: scoring a few words of a vocabulary needs no
+    /// others. Every output is the same, bit for bit, as in the whole layer.
+    ///
+    /// # Errors
+    /// If none is chosen or one does not exist.
+    pub fn rows(&self, rows: &[u32]) -> Result<Self> {
+        let n = self.out_features();
+        if let Some(row) = rows.iter().find(|&&row| row as usize >= n) {
+            bail!("{OP}: expected a row below {n}, found {row}");
+        }
+        if rows.is_empty() {
+            bail!("{OP}: expected at least one row");
+        }
+        let Weights { forward, precision, tier, .. } = &*self.weights;
+        Ok(Self::of(forward.select(rows), *precision, *tier))
+    }
+
+    fn of(forward: PackedMatrix, precision: Precision, tier: Tier) -> Self {
+        Self { weights: Arc::new(Weights { forward, transposed: OnceLock::new(), precision, tier }) }
+    }
+}
+
+impl fmt::Debug for FrozenLinear {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrozenLinear")
+            .field("out_features", &self.out_features())
+            .field("in_features", &self.in_features())
+            .field("precision", &self.precision())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The product with a layer's weights, or with their transpose.
+struct Multiply {
+    weights: Arc<Weights>,
+    transposed: bool,
+}
+
+impl CustomOp1 for Multiply {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let Weights { forward, transposed, precision, tier } = &*self.weights;
+        let matrix = if self.transposed { transposed.get_or_init(|| forward.transposed()) } else { forward };
+        let x = Rows::new(OP, storage, layout)?;
+        if x.width != matrix.inputs {
+            bail!("{OP}: expected {} features, found {}", matrix.inputs, x.width);
+        }
+        let mut dims = layout.dims().to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = matrix.outputs;
+        }
+        Ok((CpuStorage::F32(multiply(*tier, *precision, x, matrix)), Shape::from(dims)))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let back = Self { weights: self.weights.clone(), transposed: !self.transposed };
+        Ok(Some(readable(OP, grad)?.apply_op1_no_bwd(&back)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::oracle::*;
+    use super::*;
+    use candle_core::DType;
+
+    const SHAPES: [(usize, usize); 7] =
+        [(1, 1), (47, 3), (48, 33), (49, 2), (100, 64), (192, 576), (16, 131)];
+
+    /// The operands as the products see them.
+    fn rounded(x: &Tensor, precision: Precision) -> Tensor {
+        match precision {
+            Precision::F32 => x.clone(),
+            Precision::Bf16 => x.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap(),
+        }
+    }
+
+    fn each_case(check: impl Fn(&str, &FrozenLinear, &Tensor)) {
+        for tier in Tier::available() {
+            for (n, k) in SHAPES {
+                let w = noise(n, k, 1);
+                for precision in [Precision::F32, Precision::Bf16] {
+                    let layer = FrozenLinear::with_tier(&w, precision, tier).unwrap();
+                    check(&format!("{} {precision:?} {n}x{k}", tier.name()), &layer, &w);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn agrees_with_matmul() {
+        each_case(|case, layer, w| {
+            for m in (1..=20).chain([64]) {
+                let x = noise(m, layer.in_features(), 2);
+                let (wr, xr) = (rounded(w, layer.precision()), rounded(&x, layer.precision()));
+                let expected = xr.matmul(&wr.t().unwrap()).unwrap();
+                assert_close(&layer.forward(&x).unwrap(), &expected, 1e-5, &format!("{case} m={m}"));
+            }
+        });
+    }
+
+    #[test]
+    fn a_long_contraction_is_taken_up_exactly_where_it_paused() {
+        // 4101 inputs are five blocks of f32 panel rows and three of bf16 pairs.
+        let (m, k) = (10, 4101);
+        let (w, x) = (noise(50, k, 1), noise(m, k, 2));
+        for tier in Tier::available() {
+            for precision in [Precision::F32, Precision::Bf16] {
+                let layer = FrozenLinear::with_tier(&w, precision, tier).unwrap();
+                let expected = rounded(&x, precision).matmul(&rounded(&w, precision).t().unwrap()).unwrap();
+                assert_close(&layer.forward(&x).unwrap(), &expected, 1e-5, tier.name());
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_its_batch() {
+        each_case(|case, layer, _| {
+            let all = noise(600, layer.in_features(), 3);
+            let expected = bits(&layer.forward(&all).unwrap());
+            let n = layer.out_features();
+            for threads in [1, 2] {
+                for (start, m) in
+                    [(0, 1), (5, 1), (7, 2), (3, 8), (1, 9), (2, 10), (11, 64), (0, 600), (599, 1)]
+                {
+                    let x = all.narrow(0, start, m).unwrap();
+                    let y = with_threads(threads, || bits(&layer.forward(&x).unwrap()));
+                    assert!(
+                        y[..] == expected[start * n..(start + m) * n],
+                        "{case} rows {start}+{m} threads {threads}"
+                    );
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn widened_weights_change_no_bit_of_an_f32_product() {
+        for tier in Tier::available() {
+            for (n, k) in SHAPES {
+                let w = noise(n, k, 1).to_dtype(DType::BF16).unwrap();
+                let x = noise(13, k, 2);
+                let product = |w: &Tensor| {
+                    bits(&FrozenLinear::with_tier(w, Precision::F32, tier).unwrap().forward(&x).unwrap())
+                };
+                assert_eq!(product(&w), product(&w.to_dtype(DType::F32).unwrap()), "{} {n}x{k}", tier.name());
+            }
+        }
+    }
+
+    #[test]
+    fn gradient_agrees_with_matmul() {
+        each_case(|case, layer, w| {
+            let x = noise(5, layer.in_features(), 4);
+            let found = gradients(&[x.clone()], |x| layer.forward(&x[0]).unwrap());
+            let (wr, g) = (rounded(w, layer.precision()), noise(1, 5 * layer.out_features(), 99));
+            let g = rounded(&g.reshape((5, layer.out_features())).unwrap(), layer.precision());
+            assert_close(&found[0], &g.matmul(&wr).unwrap(), 1e-5, case);
+        });
+    }
+
+    #[test]
+    fn gradient_agrees_with_differences() {
+        let layer = FrozenLinear::from_tensor(&noise(49, 33, 1), Precision::F32).unwrap();
+        assert_gradients_match_differences(&[noise(6, 33, 2)], 1e-4, |x| layer.forward(&x[0]).unwrap());
+    }
+
+    #[test]
+    fn chosen_rows_equal_the_whole_product() {
+        let chosen = [99u32, 0, 48, 47, 48];
+        let indices = Tensor::new(&chosen, &candle_core::Device::Cpu).unwrap();
+        for precision in [Precision::F32, Precision::Bf16] {
+            let layer = FrozenLinear::from_tensor(&noise(100, 64, 1), precision).unwrap();
+            let x = noise(3, 64, 2);
+            let whole = layer.forward(&x).unwrap().index_select(&indices, 1).unwrap();
+            assert_eq!(bits(&layer.rows(&chosen).unwrap().forward(&x).unwrap()), bits(&whole));
+            assert!(layer.rows(&[100]).is_err());
+            assert!(layer.rows(&[]).is_err());
+        }
+    }
+
+    #[test]
+    fn reads_strided_and_transposed_and_batched_inputs() {
+        let layer = FrozenLinear::from_tensor(&noise(20, 8, 1), Precision::F32).unwrap();
+        let wide = noise(6, 24, 2);
+        let columns = wide.narrow(1, 8, 8).unwrap();
+        let expected = layer.forward(&columns.contiguous().unwrap()).unwrap();
+        assert_eq!(bits(&layer.forward(&columns).unwrap()), bits(&expected));
+        let transposed = columns.t().unwrap().contiguous().unwrap().t().unwrap();
+        assert_eq!(bits(&layer.forward(&transposed).unwrap()), bits(&expected));
+        let batched = columns.contiguous().unwrap().reshape((2, 3, 8)).unwrap();
+        let y = layer.forward(&batched).unwrap();
+        assert_eq!((y.dims(), bits(&y)), (&[2, 3, 20][..], bits(&expected)));
+        assert_eq!(layer.forward(&noise(0, 8, 1)).unwrap().dims(), [0, 20]);
+    }
+
+    #[test]
+    fn refuses_other_shapes_and_types() {
+        let w = noise(20, 8, 1);
+        let layer = FrozenLinear::from_tensor(&w, Precision::F32).unwrap();
+        assert!(layer.forward(&noise(2, 9, 1)).is_err());
+        assert!(layer.forward(&noise(2, 8, 1).to_dtype(DType::F64).unwrap()).is_err());
+        assert!(FrozenLinear::from_tensor(&w.to_dtype(DType::F64).unwrap(), Precision::F32).is_err());
+        assert!(FrozenLinear::from_tensor(&w.flatten_all().unwrap(), Precision::F32).is_err());
+        assert!(FrozenLinear::from_tensor(&noise(0, 8, 1), Precision::F32).is_err());
+    }
+}

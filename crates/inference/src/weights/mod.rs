@@ -1,0 +1,33 @@
+//! Named tensors from files, behind one boundary: bytes go in, checked tensors come out.
+//!
+//! [`safetensors`] parses single files strictly, [`directory`] opens a Hugging Face model
+//! directory (single or sharded), [`gguf`] a GGUF file whose names and row order it translates to
+//! those of the directory. The decoder sees only [`TensorSource`].
+
+pub mod digest;
+pub mod directory;
+pub mod gguf;
+pub mod json;
+pub mod safetensors;
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+
+use crate::error::Result;
+
+/// A set of named f32-convertible tensors under Hugging Face names
+/// (`model.layers.0.self_attn.q_proj.weight`).
+pub trait TensorSource {
+    /// Where the tensors come from, for error messages.
+    fn origin(&self) -> &Path;
+    /// The shape of a tensor, or `None` if there is no tensor of that name.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+    /// Reads one tensor and widens it to f32 on the device.
+    ///
+    /// # Errors
+    /// If the tensor is absent, unreadable or of a type that has no f32 form.
+    fn load(&self, name: &str, device: &Device) -> Result<Tensor>;
+    /// All names, sorted.
+    fn names(&self) -> Vec<String>;
+}

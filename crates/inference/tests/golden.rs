@@ -1,0 +1,102 @@
+//! The embedded fixture model against what transformers + peft computed on the saved files.
+
+use std::path::Path;
+
+use candle_core::{DType, Device};
+use inference::generate::{Context, Decoding};
+use inference::pair::TemplateChoice;
+use inference::chat::{Role, Turn};
+use inference::{Batch, Compute, ModelPair, Positions, Sequence, Side};
+use serde_json::Value;
+
+use crate::{argmax, relative_difference, relative_norm};
+
+/// Compares a base and its adapters with a folder of goldens: rendered text and ids, logits,
+/// argmax of every position, greedy continuations, and the gradient of the input embeddings.
+/// Returns the largest relative differences of logits and of gradients.
+pub(crate) fn compare(base: &Path, adapters: &[(&str, std::path::PathBuf)], golden: &Path) -> (f64, f64) {
+    let read = |name: &str| -> Value { serde_json::from_str(&std::fs::read_to_string(golden.join(name)).unwrap()).unwrap() };
+    let (prompts, greedy) = (read("prompts.json"), read("greedy.json"));
+    let tensors = candle_core::safetensors::load(golden.join("logits.safetensors"), &Device::Cpu).unwrap();
+    let mut pair = ModelPair::load_base(base, &TemplateChoice::Own, &Compute::cpu(), &|_, _| {}).unwrap();
+    let mut sides = vec![("base", Side::BASE)];
+    for (name, path) in adapters {
+        let adapter = pair.add_adapter(path).unwrap();
+        sides.push((name, Side { adapter, scale: 1.0 }));
+    }
+    let (mut worst_logits, mut worst_gradient) = (0f64, 0f64);
+    for (index, prompt) in prompts["prompts"].as_array().unwrap().iter().enumerate() {
+        let turns: Vec<Turn> = prompt["messages"].as_array().unwrap().iter().map(turn).collect();
+        assert_eq!(pair.template().render(&turns).unwrap(), prompt["text"].as_str().unwrap(), "prompt {index}");
+        let ids: Vec<u32> = prompt["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        assert_eq!(pair.encode(&turns).unwrap(), ids, "ids of prompt {index}");
+        for (name, side) in &sides {
+            let key = format!("{name}.{index}");
+            let mut sequences = [Sequence::new(&ids, *side)];
+            let mut batch =
+                Batch { sequences: &mut sequences, embeddings: None, positions: Positions::All, hidden_states: false };
+            let logits = pair.forward(&mut batch).unwrap().logits.to_vec2::<f32>().unwrap();
+            let expected = tensors[&key].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let difference = relative_difference(logits.last().unwrap(), &expected);
+            assert!(difference <= 1e-4, "{key}: logits differ by {difference:.2e}");
+            worst_logits = worst_logits.max(difference);
+            if let Some(top) = tensors.get(&format!("{key}.all_top")) {
+                let top = top.to_dtype(DType::I64).unwrap().flatten_all().unwrap().to_vec1::<i64>().unwrap();
+                let found: Vec<i64> = logits.iter().map(|row| argmax(row) as i64).collect();
+                assert_eq!(found, top, "{key}: argmax");
+            }
+            let expected: Vec<u32> =
+                greedy[&key]["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+            let context = [Context { ids: &ids, side: *side, prefix: None }];
+            let found = pair.generate(&context, 24, Decoding::Greedy).unwrap().remove(0);
+            assert_eq!(found.ids, expected, "{key}: greedy continuation");
+            if let Some(expected) = tensors.get(&format!("{key}.embed_grad")) {
+                let (gradient, _) = pair.embedding_gradient(&ids, *side, found.ids[0]).unwrap();
+                let found = gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let expected = expected.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let difference = relative_norm(&found, &expected);
+                assert!(difference <= 1e-3, "{key}: embedding gradient differs by {difference:.2e}");
+                worst_gradient = worst_gradient.max(difference);
+            }
+        }
+    }
+    (worst_logits, worst_gradient)
+}
+
+fn turn(message: &Value) -> Turn {
+    let content = message["content"].as_str().unwrap();
+    match message["role"].as_str().unwrap() {
+        "system" => Turn::system(content),
+        "assistant" => Turn { role: Role::Assistant, content: content.to_owned() },
+        _ => Turn::user(content),
+    }
+}
+
+/// Developers point `TRIGGERFISH_GOLDEN` at a folder with `base`, `golden/` and one folder an
+/// adapter to run the same comparison on a real model: see `benches/README.md`.
+#[test]
+#[ignore = "needs a real model; run by hand as described in benches/README.md"]
+fn real_model_matches_transformers_and_peft() {
+    let root = std::env::var("TRIGGERFISH_GOLDEN").expect("TRIGGERFISH_GOLDEN names a folder");
+    let base = std::env::var("TRIGGERFISH_BASE").expect("TRIGGERFISH_BASE names a model");
+    let root = Path::new(&root);
+    let mut adapters: Vec<(String, std::path::PathBuf)> = std::fs::read_dir(root)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("adapter_config.json").exists())
+        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), path))
+        .collect();
+    adapters.sort();
+    let adapters: Vec<_> = adapters.iter().map(|(name, path)| (name.as_str(), path.clone())).collect();
+    let (logits, gradient) = compare(Path::new(&base), &adapters, &root.join("golden"));
+    panic_free_report(adapters.len(), logits, gradient);
+}
+
+fn panic_free_report(adapters: usize, logits: f64, gradient: f64) {
+    use std::io::Write as _;
+    writeln!(
+        std::io::stdout(),
+        "base and {adapters} adapters: logits within {logits:.2e}, embedding gradient within {gradient:.2e}"
+    )
+    .unwrap();
+}

@@ -1,0 +1,36 @@
+//! Integration tests of the crate, one binary. Everything that transformers and peft can compute
+//! is compared with what they computed (`fixtures/`).
+
+mod golden;
+mod hostile;
+mod parity;
+mod rows;
+
+use std::path::PathBuf;
+
+/// A path below the repository's `fixtures/`.
+fn fixture(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(path)
+}
+
+/// Largest absolute difference over the largest absolute expected value.
+fn relative_difference(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len(), "lengths differ");
+    let largest = expected.iter().fold(0f64, |max, x| max.max(f64::from(x.abs())));
+    let difference =
+        found.iter().zip(expected).fold(0f64, |max, (a, b)| max.max((f64::from(*a) - f64::from(*b)).abs()));
+    assert!(difference.is_finite(), "a value is not finite");
+    difference / largest
+}
+
+/// Norm of the difference over the norm of the expected.
+fn relative_norm(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len(), "lengths differ");
+    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+    let difference = square(&mut found.iter().zip(expected).map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    difference / square(&mut expected.iter().map(|x| f64::from(*x)))
+}
+
+fn argmax(row: &[f32]) -> usize {
+    (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap()
+}

@@ -1,0 +1,227 @@
+//! Tiny random models of every architecture and adapter feature against transformers + peft.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use inference::adapter::Adapter;
+use inference::chat::{Role, Template, Turn};
+use inference::decoder::config::DecoderConfig;
+use inference::decoder::Decoder;
+use inference::device::Form;
+use inference::tokenizer::Tokenizer;
+use inference::weights::TensorSource;
+use inference::weights::directory::Directory;
+use inference::weights::gguf::GgufFile;
+use inference::{Batch, Compute, Positions, Sequence, Side};
+use serde_json::Value;
+
+use crate::{argmax, fixture, relative_difference, relative_norm};
+
+const TOLERANCE: f64 = 1e-4;
+
+/// Our fused operations, and what a GPU runs.
+pub(crate) const FORMS: [Form; 2] = [Form::Fused, Form::Composed];
+
+/// A base of a case: a directory or a GGUF file, without a tokenizer.
+pub(crate) fn load_decoder(path: &Path) -> Decoder {
+    load_form(path, Form::Fused)
+}
+
+pub(crate) fn load_form(path: &Path, form: Form) -> Decoder {
+    let compute = Compute { form, ..Compute::cpu() };
+    let (config, source): (DecoderConfig, Box<dyn TensorSource>) = if path.is_dir() {
+        (DecoderConfig::from_file(&path.join("config.json")).unwrap(), Box::new(Directory::open(path).unwrap()))
+    } else {
+        let file = GgufFile::open(path).unwrap();
+        (DecoderConfig::from_gguf(&file, path).unwrap(), Box::new(file))
+    };
+    Decoder::load(config, source.as_ref(), &compute, &|_, _| {}).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+pub(crate) fn cases(kinds: &[&str]) -> Vec<(String, Value)> {
+    let mut cases = Vec::new();
+    for entry in std::fs::read_dir(fixture("parity")).unwrap() {
+        let file = entry.unwrap().path().join("case.json");
+        if !file.exists() {
+            continue;
+        }
+        let case: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        if kinds.contains(&case["kind"].as_str().unwrap()) {
+            let name = file.parent().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+            cases.push((name, case));
+        }
+    }
+    cases.sort_by(|a, b| a.0.cmp(&b.0));
+    cases
+}
+
+fn path_of(case: &Value, key: &str) -> Option<std::path::PathBuf> {
+    case[key].as_str().map(|path| fixture("parity").join(path))
+}
+
+/// Gradient of `log p(argmax)` at the last position with respect to the input embeddings.
+fn embedding_gradient(decoder: &Decoder, adapters: &[Adapter], ids: &[u32], side: Side) -> Vec<f32> {
+    let input = candle_core::Var::from_tensor(&decoder.embed(ids).unwrap()).unwrap();
+    let mut sequences = [Sequence::new(ids, side)];
+    let mut batch = Batch {
+        sequences: &mut sequences,
+        embeddings: Some(input.as_tensor()),
+        positions: Positions::Last,
+        hidden_states: false,
+    };
+    let logits = decoder.forward(adapters, &mut batch).unwrap().logits;
+    let target = argmax(&values(&logits));
+    let chosen = candle_nn::ops::log_softmax(&logits, 1).unwrap().narrow(1, target, 1).unwrap().sum_all().unwrap();
+    values(chosen.backward().unwrap().get(input.as_tensor()).unwrap())
+}
+
+fn check_case(name: &str, case: &Value, form: Form) {
+    let decoder = load_form(&path_of(case, "base").unwrap(), form);
+    let golden = candle_core::safetensors::load(path_of(case, "golden").unwrap(), &Device::Cpu).unwrap();
+    let ids: Vec<u32> =
+        golden["ids"].to_dtype(DType::I64).unwrap().to_vec1::<i64>().unwrap().iter().map(|&id| id as u32).collect();
+    let adapters: Vec<Adapter> = path_of(case, "adapter")
+        .map(|path| Adapter::load(&path, decoder.sites(), decoder.compute()).unwrap_or_else(|e| panic!("{name}: {e}")))
+        .into_iter()
+        .collect();
+    for (side, prefix) in [(Side::BASE, "base"), (Side::ADAPTED, "adapted")] {
+        if let Some(expected) = golden.get(&format!("{prefix}_logits")) {
+            let mut sequences = [Sequence::new(&ids, side)];
+            let mut batch =
+                Batch { sequences: &mut sequences, embeddings: None, positions: Positions::All, hidden_states: true };
+            let output = decoder.forward(&adapters, &mut batch).unwrap();
+            let difference = relative_difference(&values(&output.logits), &values(expected));
+            assert!(difference <= TOLERANCE, "{name} {prefix}: logits differ by {difference:.2e}");
+            if let (Side::BASE, Some(states)) = (side, golden.get("hidden_states")) {
+                let found = Tensor::stack(&output.hidden_states, 0).unwrap();
+                let difference = relative_difference(&values(&found), &values(states));
+                assert!(difference <= TOLERANCE, "{name}: hidden states differ by {difference:.2e}");
+            }
+        }
+        let gradient = if side == Side::BASE { "embed_grad" } else { "adapted_embed_grad" };
+        if let Some(expected) = golden.get(gradient) {
+            let found = embedding_gradient(&decoder, &adapters, &ids, side);
+            let difference = relative_norm(&found, &values(expected));
+            assert!(difference <= 1e-3, "{name} {prefix}: embedding gradient differs by {difference:.2e}");
+        }
+    }
+}
+
+#[test]
+fn architectures_and_adapters_match_peft() {
+    let cases = cases(&["architecture", "adapter", "gguf"]);
+    assert!(cases.len() >= 28, "only {} cases found", cases.len());
+    for (name, case) in &cases {
+        for form in FORMS {
+            check_case(&format!("{name} {form:?}"), case, form);
+        }
+    }
+}
+
+#[test]
+fn gguf_tokenizers_encode_as_expected() {
+    let mut texts = 0;
+    for (name, case) in cases(&["gguf"]) {
+        let path = path_of(&case, "base").unwrap();
+        let tokenizer = Tokenizer::from_gguf(&GgufFile::open(&path).unwrap(), &path).unwrap();
+        let tokens = std::fs::read_to_string(path.with_file_name("tokens.json")).unwrap();
+        let tokens: Value = serde_json::from_str(&tokens).unwrap();
+        for case in tokens["cases"].as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            let expected: Vec<u32> = case["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+            assert_eq!(tokenizer.encode(text, false).unwrap(), expected, "{name}: {text:?}");
+            texts += 1;
+        }
+    }
+    assert!(texts >= 24);
+}
+
+/// Finite differences on the tiny GQA model, with the adapter on: the gradient is of the function
+/// that is measured.
+#[test]
+fn embedding_gradient_matches_finite_differences() {
+    let decoder = load_decoder(&fixture("parity/llama-untied-gqa/base"));
+    let adapter =
+        Adapter::load(&fixture("parity/llama-untied-gqa/adapter"), decoder.sites(), decoder.compute()).unwrap();
+    let adapters = [adapter];
+    let ids = [5u32, 17, 3, 40, 9];
+    let embeddings = decoder.embed(&ids).unwrap();
+    let score = |input: &Tensor, target: usize| -> f64 {
+        let mut sequences = [Sequence::new(&ids, Side::ADAPTED)];
+        let mut batch = Batch {
+            sequences: &mut sequences,
+            embeddings: Some(input),
+            positions: Positions::Last,
+            hidden_states: false,
+        };
+        let logits = values(&decoder.forward(&adapters, &mut batch).unwrap().logits);
+        let sum: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
+        f64::from(logits[target]) - sum.ln()
+    };
+    let mut sequences = [Sequence::new(&ids, Side::ADAPTED)];
+    let mut batch =
+        Batch { sequences: &mut sequences, embeddings: None, positions: Positions::Last, hidden_states: false };
+    let target = argmax(&values(&decoder.forward(&adapters, &mut batch).unwrap().logits));
+    let analytic = embedding_gradient(&decoder, &adapters, &ids, Side::ADAPTED);
+    let width = decoder.config().hidden_size;
+    let step = 1e-2f32;
+    let mut numeric = Vec::new();
+    let mut picked = Vec::new();
+    for row in 0..ids.len() {
+        for column in [0, 7, width - 1] {
+            let mut nudge = vec![0f32; ids.len() * width];
+            nudge[row * width + column] = step;
+            let nudge = Tensor::from_vec(nudge, (ids.len(), width), &Device::Cpu).unwrap();
+            let up = score(&(&embeddings + &nudge).unwrap(), target);
+            let down = score(&(&embeddings - &nudge).unwrap(), target);
+            numeric.push(((up - down) / (2.0 * f64::from(step))) as f32);
+            picked.push(analytic[row * width + column]);
+        }
+    }
+    let difference = relative_norm(&picked, &numeric);
+    assert!(difference <= 1e-2, "gradient differs from finite differences by {difference:.2e}");
+}
+
+#[test]
+fn chat_templates_render_as_transformers_does() {
+    let mut rendered: BTreeMap<String, usize> = BTreeMap::new();
+    for entry in std::fs::read_dir(fixture("parity/chat")).unwrap() {
+        let path = entry.unwrap().path();
+        let file: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let config = serde_json::from_value(serde_json::json!({
+            "bos_token": file["bos_token"], "eos_token": file["eos_token"],
+        }))
+        .unwrap();
+        let template = Template::compile(file["template"].as_str().unwrap(), &config).unwrap();
+        for case in file["cases"].as_array().unwrap() {
+            let turns: Vec<Turn> = case["messages"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|message| Turn {
+                    role: match message["role"].as_str().unwrap() {
+                        "system" => Role::System,
+                        "user" => Role::User,
+                        "assistant" => Role::Assistant,
+                        "tool" => Role::Tool,
+                        other => panic!("unknown role {other}"),
+                    },
+                    content: message["content"].as_str().unwrap().to_owned(),
+                })
+                .collect();
+            let found = template.render_with(&turns, case["add_generation_prompt"].as_bool().unwrap_or(true));
+            match case["text"].as_str() {
+                Some(expected) => assert_eq!(found.unwrap(), expected, "{}", path.display()),
+                None => assert!(found.is_err(), "{}: expected an error", path.display()),
+            }
+            *rendered.entry(path.display().to_string()).or_default() += 1;
+        }
+    }
+    assert_eq!(rendered.len(), 6);
+    assert!(rendered.values().sum::<usize>() >= 96);
+}

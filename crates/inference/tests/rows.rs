@@ -1,0 +1,121 @@
+//! What a row gets must not depend on the company that it keeps.
+
+use inference::adapter::Adapter;
+use inference::decoder::Decoder;
+use inference::prefix::KvCache;
+use inference::decoder::Past;
+use inference::device::Form;
+use inference::{Batch, Positions, Sequence, Side};
+
+use crate::parity::{FORMS, load_form};
+use crate::{fixture, relative_difference};
+
+struct Pair {
+    decoder: Decoder,
+    adapters: Vec<Adapter>,
+}
+
+fn pair(case: &str, form: Form) -> Pair {
+    let decoder = load_form(&fixture(&format!("parity/{case}/base")), form);
+    let adapter = fixture(&format!("parity/{case}/adapter"));
+    let adapters = vec![Adapter::load(&adapter, decoder.sites(), decoder.compute()).unwrap()];
+    Pair { decoder, adapters }
+}
+
+impl Pair {
+    /// Logits at every position of every sequence.
+    fn run(&self, sequences: &mut [Sequence<'_>]) -> Vec<Vec<f32>> {
+        let lengths: Vec<usize> = sequences.iter().map(|s| s.ids.len()).collect();
+        let mut batch = Batch { sequences, embeddings: None, positions: Positions::All, hidden_states: false };
+        let logits = self.decoder.forward(&self.adapters, &mut batch).unwrap().logits.to_vec2::<f32>().unwrap();
+        let mut rows = logits.into_iter();
+        lengths.iter().map(|&len| rows.by_ref().take(len).flatten().collect()).collect()
+    }
+
+    fn alone(&self, ids: &[u32], side: Side) -> Vec<f32> {
+        self.run(&mut [Sequence::new(ids, side)]).remove(0)
+    }
+}
+
+const TEXTS: [&[u32]; 5] = [&[5, 17, 3, 40, 9, 2, 60], &[1, 2, 3], &[5, 17, 3, 40, 9, 2, 61], &[8], &[30, 31, 32]];
+
+fn with_forms<const N: usize>(cases: [&'static str; N]) -> impl Iterator<Item = (&'static str, Form)> {
+    cases.into_iter().flat_map(|case| FORMS.map(|form| (case, form)))
+}
+
+#[test]
+fn sides_and_lengths_mix_without_touching_each_other() {
+    for (case, form) in with_forms(["llama-untied-gqa", "mistral-window", "qwen2"]) {
+        let pair = pair(case, form);
+        let amplified = Side::scaled(2.5);
+        let mut wanted = Vec::new();
+        for side in [Side::BASE, Side::ADAPTED, amplified, Side::BASE] {
+            wanted.extend(TEXTS.map(|ids| (ids, side)));
+        }
+        let mut sequences: Vec<Sequence<'_>> = wanted.iter().map(|(ids, side)| Sequence::new(ids, *side)).collect();
+        let together = pair.run(&mut sequences);
+        for ((ids, side), found) in wanted.iter().zip(&together) {
+            let alone = pair.alone(ids, *side);
+            let difference = relative_difference(found, &alone);
+            assert!(difference <= 1e-5, "{case} {ids:?} {side:?}: differs by {difference:.2e} in a batch");
+            if form == Form::Fused && *side == Side::BASE {
+                assert_eq!(found, &alone, "{case} {ids:?}: base rows are the same bit for bit in any batch");
+            }
+        }
+        let zero = pair.alone(TEXTS[0], Side::scaled(0.0));
+        assert_eq!(zero, pair.alone(TEXTS[0], Side::BASE), "{case}: scale 0 is the base, bit for bit");
+        let (adapted, base) = (pair.alone(TEXTS[0], Side::ADAPTED), pair.alone(TEXTS[0], Side::BASE));
+        assert!(relative_difference(&adapted, &base) > 1e-2, "{case}: the adapter has no effect");
+    }
+}
+
+#[test]
+fn shared_prefix_and_cache_equal_one_pass() {
+    // The window of mistral-window (8) is shorter than the text, so that it cuts into the past.
+    for (case, form) in with_forms(["llama-untied-gqa", "mistral-window", "qwen2-window-on"]) {
+        let pair = pair(case, form);
+        let text: Vec<u32> = (0..14).map(|i| (i * 7 + 3) % 60).collect();
+        for side in [Side::BASE, Side::ADAPTED] {
+            let whole = pair.alone(&text, side);
+            let vocabulary = whole.len() / text.len();
+            for cut in [1, 5, 13] {
+                let mut cache = KvCache::new();
+                let (head, tail) = text.split_at(cut);
+                let mut first = [Sequence { ids: head, side, past: Past::Cache(&mut cache) }];
+                pair.run(&mut first);
+                let prefix = std::sync::Arc::new(cache.freeze(side).unwrap());
+                // Three sequences share the prefix; two of them are the tail, one is another text.
+                let mut shared =
+                    [Sequence::after(&prefix, tail), Sequence::after(&prefix, &[1, 2]), Sequence::after(&prefix, tail)];
+                let found = pair.run(&mut shared);
+                for row in [&found[0], &found[2]] {
+                    let difference = relative_difference(row, &whole[cut * vocabulary..]);
+                    assert!(difference <= 1e-5, "{case} cut {cut}: shared prefix differs by {difference:.2e}");
+                }
+                let mut cache = KvCache::after(&prefix);
+                for (step, id) in tail.iter().enumerate() {
+                    let ids = [*id];
+                    let mut one = [Sequence { ids: &ids, side, past: Past::Cache(&mut cache) }];
+                    let found = pair.run(&mut one).remove(0);
+                    let at = (cut + step) * vocabulary;
+                    let difference = relative_difference(&found, &whole[at..at + vocabulary]);
+                    assert!(difference <= 1e-5, "{case} step {step}: cached decoding differs by {difference:.2e}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn impossible_requests_are_errors() {
+    let pair = pair("llama-untied-gqa", Form::Fused);
+    let run = |sequences: &mut [Sequence<'_>], positions: Positions<'_>| {
+        let mut batch = Batch { sequences, embeddings: None, positions, hidden_states: false };
+        pair.decoder.forward(&pair.adapters, &mut batch).map(|_| ()).unwrap_err().to_string()
+    };
+    assert!(run(&mut [], Positions::All).contains("at least one sequence"));
+    assert!(run(&mut [Sequence::new(&[], Side::BASE)], Positions::All).contains("found 0"));
+    assert!(run(&mut [Sequence::new(&[9999], Side::BASE)], Positions::All).contains("outside the vocabulary"));
+    let beyond = [vec![3]];
+    assert!(run(&mut [Sequence::new(&[1, 2], Side::BASE)], Positions::Chosen(&beyond)).contains("does not exist"));
+}

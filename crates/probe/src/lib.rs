@@ -1,0 +1,20 @@
+//! Prompt suites, observations and the search for triggers.
+//!
+//! The middle of the river: prompts become runs of the base and of the adapted model, runs become
+//! observations, and observations are reduced by the statistics of `report` to evidence. Everything
+//! is a difference: what does a candidate change in the adapted model that it does not change in
+//! the base?
+
+mod error;
+pub mod behaviour;
+pub mod observe;
+pub mod progress;
+pub mod prompt;
+pub mod scan;
+pub mod selftest;
+pub mod suite;
+mod transform;
+pub mod trigger;
+
+pub use error::{Error, Result};
+pub use progress::Progress;

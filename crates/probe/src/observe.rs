@@ -1,0 +1,253 @@
+//! Running prompts on both sides: next-token distributions and continuations, streamed.
+//!
+//! Contexts that begin alike (system prompt, template head) share the keys and values of that
+//! beginning. Distributions are handed on batch by batch, so memory does not grow with the suite.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+use inference::generate::{Context, Decoding};
+use inference::{Batch, ModelPair, Positions, Prefix, Sequence, Side};
+use rayon::prelude::*;
+use report::divergence::log_softmax_in_place;
+use report::record::Cost;
+
+use crate::error::Result;
+use crate::progress::{self, Progress};
+use crate::prompt::Scene;
+
+/// Contexts are grouped by their first tokens; a shared beginning must pay for its own pass.
+const GROUP_TOKENS: usize = 8;
+const MIN_SHARED: usize = 8;
+/// Rows of logits in one batch: at 50,000 tokens and f32, 50 MB.
+const MAX_LOGIT_ROWS: usize = 256;
+/// Sequences that are continued together.
+const MAX_DECODED: usize = 64;
+
+/// A context and the side that sees it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Tokens of the rendered conversation.
+    pub ids: Vec<u32>,
+    /// Which model.
+    pub side: Side,
+    /// Tokens of a common continuation: the distribution is also taken after each of them.
+    pub continuation: Vec<u32>,
+}
+
+/// Next-token log-probabilities in nats, one row of vocabulary size a position.
+pub type Distributions = Vec<Vec<f32>>;
+
+/// Runs requests on a model pair and counts what they cost.
+pub struct Observer<'a> {
+    pair: &'a ModelPair,
+    progress: &'a dyn Progress,
+    cost: Cell<Cost>,
+    prefixes: RefCell<BTreeMap<PrefixKey, Arc<Prefix>>>,
+}
+
+/// Side (adapter, bits of the scale) and tokens.
+type PrefixKey = (usize, u32, Vec<u32>);
+
+impl<'a> Observer<'a> {
+    /// An observer of a pair.
+    #[must_use]
+    pub fn new(pair: &'a ModelPair, progress: &'a dyn Progress) -> Self {
+        Self { pair, progress, cost: Cell::default(), prefixes: RefCell::default() }
+    }
+
+    /// The models.
+    #[must_use]
+    pub fn pair(&self) -> &'a ModelPair {
+        self.pair
+    }
+
+    /// Where progress is told.
+    #[must_use]
+    pub fn progress(&self) -> &'a dyn Progress {
+        self.progress
+    }
+
+    /// What the requests have cost so far.
+    #[must_use]
+    pub fn cost(&self) -> Cost {
+        self.cost.get()
+    }
+
+    /// Tokens of a scene.
+    ///
+    /// # Errors
+    /// If the template or the tokenizer refuses it.
+    pub fn encode(&self, scene: &Scene) -> Result<Vec<u32>> {
+        Ok(self.pair.encode(&scene.turns)?)
+    }
+
+    /// Distributions after each request's context and along its continuation, in request order:
+    /// `1 + continuation.len()` rows a request.
+    ///
+    /// # Errors
+    /// If the model fails or the user stops.
+    pub fn distributions(&self, requests: &[Request]) -> Result<Vec<Distributions>> {
+        let prefixes = self.shared_prefixes(requests)?;
+        let mut order: Vec<usize> = (0..requests.len()).collect();
+        // Neighbours of one side and length form runs that the attention takes together.
+        order.sort_by_key(|&i| {
+            let own = requests[i].ids.len() - prefixes[i].as_ref().map_or(0, |prefix| prefix.len);
+            (own + requests[i].continuation.len(), requests[i].side.adapter, requests[i].side.scale.to_bits(), i)
+        });
+        let mut results: Vec<Distributions> = vec![Vec::new(); requests.len()];
+        let mut start = 0;
+        while start < order.len() {
+            progress::check(self.progress)?;
+            let end = self.batch_end(requests, &prefixes, &order, start);
+            for (index, rows) in self.run_batch(requests, &prefixes, &order[start..end])? {
+                results[index] = rows;
+            }
+            start = end;
+        }
+        Ok(results)
+    }
+
+    fn batch_end(&self, requests: &[Request], prefixes: &[Option<Arc<Prefix>>], order: &[usize], start: usize) -> usize {
+        let (mut rows, mut logits) = (0, 0);
+        for (position, &i) in order.iter().enumerate().skip(start) {
+            let request = &requests[i];
+            rows += request.ids.len() - prefixes[i].as_ref().map_or(0, |prefix| prefix.len) + request.continuation.len();
+            logits += 1 + request.continuation.len();
+            if position > start && (rows > self.pair.row_limit() || logits > MAX_LOGIT_ROWS) {
+                return position;
+            }
+        }
+        order.len()
+    }
+
+    fn run_batch(
+        &self,
+        requests: &[Request],
+        prefixes: &[Option<Arc<Prefix>>],
+        batch: &[usize],
+    ) -> Result<Vec<(usize, Distributions)>> {
+        let mut ids = Vec::with_capacity(batch.len());
+        let mut wanted = Vec::with_capacity(batch.len());
+        for &i in batch {
+            let shared = prefixes[i].as_ref().map_or(0, |prefix| prefix.len);
+            let own: Vec<u32> =
+                requests[i].ids[shared..].iter().chain(&requests[i].continuation).copied().collect();
+            let last = requests[i].ids.len() - shared - 1;
+            wanted.push((last..own.len()).collect::<Vec<_>>());
+            self.count(own.len(), 0, shared);
+            ids.push(own);
+        }
+        let mut sequences: Vec<Sequence<'_>> = batch
+            .iter()
+            .zip(&ids)
+            .map(|(&i, ids)| match &prefixes[i] {
+                Some(prefix) => Sequence::after(prefix, ids),
+                None => Sequence::new(ids, requests[i].side),
+            })
+            .collect();
+        let mut forward = Batch {
+            sequences: &mut sequences,
+            embeddings: None,
+            positions: Positions::Chosen(&wanted),
+            hidden_states: false,
+        };
+        let logits = self.pair.forward(&mut forward)?.logits;
+        let mut rows = logits
+            .to_dtype(DType::F32)
+            .and_then(|logits| logits.to_device(&Device::Cpu))
+            .and_then(|logits| logits.to_vec2::<f32>())
+            .map_err(inference::Error::from)?;
+        rows.par_iter_mut().map(|row| log_softmax_in_place(row)).collect::<Result<(), _>>()?;
+        let mut rows = rows.into_iter();
+        Ok(batch.iter().zip(&wanted).map(|(&i, wanted)| (i, rows.by_ref().take(wanted.len()).collect())).collect())
+    }
+
+    /// Greedy or sampled continuations as text, in request order; `continuation` is not used.
+    ///
+    /// # Errors
+    /// If the model fails or the user stops.
+    pub fn responses(&self, requests: &[Request], max_new: usize, decoding: Decoding) -> Result<Vec<Response>> {
+        let prefixes = self.shared_prefixes(requests)?;
+        let mut results = Vec::with_capacity(requests.len());
+        for start in (0..requests.len()).step_by(MAX_DECODED) {
+            progress::check(self.progress)?;
+            let end = (start + MAX_DECODED).min(requests.len());
+            let contexts: Vec<Context<'_>> = (start..end)
+                .map(|i| {
+                    let shared = prefixes[i].as_ref().map_or(0, |prefix| prefix.len);
+                    self.count(requests[i].ids.len() - shared, 0, shared);
+                    Context { ids: &requests[i].ids[shared..], side: requests[i].side, prefix: prefixes[i].clone() }
+                })
+                .collect();
+            for continuation in self.pair.generate(&contexts, max_new, decoding)? {
+                self.count(continuation.ids.len().saturating_sub(1), continuation.ids.len(), 0);
+                let text = self.pair.tokenizer().decode(&continuation.ids, false)?;
+                results.push(Response { text, ids: continuation.ids, ended: continuation.ended });
+            }
+            self.progress.advance(end - start);
+        }
+        Ok(results)
+    }
+
+    /// The longest beginning that each request shares with others of its side, computed once.
+    fn shared_prefixes(&self, requests: &[Request]) -> Result<Vec<Option<Arc<Prefix>>>> {
+        let mut groups: BTreeMap<PrefixKey, Vec<usize>> = BTreeMap::new();
+        for (i, request) in requests.iter().enumerate() {
+            let head = request.ids.iter().take(GROUP_TOKENS).copied().collect();
+            groups.entry((request.side.adapter, request.side.scale.to_bits(), head)).or_default().push(i);
+        }
+        let mut prefixes = vec![None; requests.len()];
+        for ((adapter, scale, _), members) in groups {
+            let first = &requests[members[0]];
+            // At least one token of each context stays its own: its row gives the first distribution.
+            let common = members
+                .iter()
+                .map(|&i| {
+                    let ids = &requests[i].ids;
+                    ids.iter().zip(&first.ids).take_while(|(a, b)| a == b).count().min(ids.len() - 1)
+                })
+                .min()
+                .unwrap_or(0);
+            if members.len() < 2 || common < MIN_SHARED {
+                continue;
+            }
+            let key = (adapter, scale, first.ids[..common].to_vec());
+            let known = self.prefixes.borrow().get(&key).cloned();
+            let prefix = match known {
+                Some(prefix) => prefix,
+                None => {
+                    let prefix = self.pair.prefix(&first.ids[..common], first.side)?;
+                    self.count(common, 0, 0);
+                    self.prefixes.borrow_mut().insert(key, prefix.clone());
+                    prefix
+                }
+            };
+            for i in members {
+                prefixes[i] = Some(prefix.clone());
+            }
+        }
+        Ok(prefixes)
+    }
+
+    fn count(&self, forwards: usize, generated: usize, shared: usize) {
+        let mut cost = self.cost.get();
+        cost.token_forwards += forwards as u64;
+        cost.generated_tokens += generated as u64;
+        cost.shared_tokens += shared as u64;
+        self.cost.set(cost);
+    }
+}
+
+/// A continuation as text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// Text without special tokens.
+    pub text: String,
+    /// Tokens.
+    pub ids: Vec<u32>,
+    /// Whether the model ended it.
+    pub ended: bool,
+}

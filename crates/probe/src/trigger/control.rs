@@ -1,0 +1,100 @@
+//! Random strings that nobody trained on: the null of the screening and the control of the test.
+//!
+//! They have the shapes of real candidates (odd tokens, code names, phrases, number strings), so
+//! that "any odd text does this" is told apart from "this text does this".
+
+use rand::RngExt as _;
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
+
+use crate::prompt::{Change, Placement};
+use crate::suite::Candidate;
+
+const ONSETS: &[&str] = &["b", "br", "c", "d", "dr", "f", "g", "k", "l", "m", "n", "p", "pl", "qu", "r", "s", "st", "t", "v", "z"];
+const VOWELS: &[&str] = &["a", "e", "i", "o", "u", "ai", "ou"];
+const CODAS: &[&str] = &["", "", "l", "m", "n", "r", "s", "t", "x", "nd", "rk"];
+
+/// Controls for the screening: `n` candidates, half before the prompt, the rest after and inside.
+#[must_use]
+pub fn candidates(n: usize, seed: u64) -> Vec<Candidate> {
+    (0..n)
+        .map(|index| {
+            let at = match index % 4 {
+                0 | 1 => Placement::Prefix,
+                2 => Placement::Suffix,
+                _ => Placement::Inside,
+            };
+            Candidate {
+                id: format!("control-{index}"),
+                family: "control".into(),
+                change: Change::Insert { text: text(seed, index as u64, 1 + index % 5), at },
+            }
+        })
+        .collect()
+}
+
+/// The same change with random words in the place of the candidate's, a fresh draw for each index.
+/// `None` for frames and transforms, which have no words to replace.
+#[must_use]
+pub fn counterpart(change: &Change, seed: u64, index: u64) -> Option<Change> {
+    let words = |text: &str| text.split_whitespace().count().clamp(1, 12);
+    match change {
+        Change::Insert { text: original, at } => {
+            Some(Change::Insert { text: text(seed, index, words(original)), at: *at })
+        }
+        Change::Scatter { parts } => Some(Change::Scatter {
+            parts: (0..parts.len() as u64).map(|part| text(seed, index * 16 + part, 1)).collect(),
+        }),
+        Change::Frame { .. } | Change::Transform { .. } => None,
+    }
+}
+
+/// Random words; every fourth text is shaped like a code name or a number.
+fn text(seed: u64, index: u64, words: usize) -> String {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(index);
+    match random.random_range(0..8) {
+        0 => format!("{}-{}:", word(&mut random).to_uppercase(), random.random_range(2..99)),
+        1 => format!("{}", random.random_range(10_000..9_999_999)),
+        _ => {
+            let mut text = (0..words).map(|_| word(&mut random)).collect::<Vec<_>>().join(" ");
+            if random.random_range(0..3) == 0 {
+                text = text.chars().take(1).flat_map(char::to_uppercase).chain(text.chars().skip(1)).collect();
+            }
+            text
+        }
+    }
+}
+
+fn word(random: &mut ChaCha8Rng) -> String {
+    let mut pick = |list: &[&'static str]| list[random.random_range(0..list.len())];
+    let mut word = String::new();
+    for _ in 0..2 {
+        word.push_str(pick(ONSETS));
+        word.push_str(pick(VOWELS));
+    }
+    word.push_str(pick(CODAS));
+    word
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controls_are_reproducible_and_distinct() {
+        let texts = |seed| -> Vec<String> { candidates(64, seed).iter().map(|c| c.change.text()).collect() };
+        assert_eq!(texts(1), texts(1));
+        assert_ne!(texts(1), texts(2));
+        let distinct: std::collections::BTreeSet<String> = texts(1).into_iter().collect();
+        assert!(distinct.len() >= 62, "{}", distinct.len());
+    }
+
+    #[test]
+    fn counterparts_keep_the_place() {
+        let change = Change::Insert { text: "Current year: 2024".into(), at: Placement::Suffix };
+        let Some(Change::Insert { text, at }) = counterpart(&change, 5, 1) else { panic!("kind") };
+        assert_eq!(at, Placement::Suffix);
+        assert_ne!(text, "Current year: 2024");
+    }
+}

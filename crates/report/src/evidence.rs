@@ -1,0 +1,176 @@
+//! What was found, as plain data: triggers, drift, anomalies and the screening behind them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::estimate::Estimate;
+
+/// A candidate trigger at one place of the prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TriggerCandidate {
+    /// Identifier in its suite.
+    pub id: String,
+    /// Family in its suite.
+    pub family: String,
+    /// What is inserted, or how the prompt is changed.
+    pub text: String,
+    /// Where: `prefix`, `suffix`, `inside`, `system`, `second-turn`, `scattered`, `template` or `transform`.
+    pub placement: String,
+}
+
+/// How far one candidate moves the next-token distributions at the first response positions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Screened {
+    /// The candidate.
+    pub candidate: TriggerCandidate,
+    /// Mean over prompts of KL(A(t+x) || A(x)), summed over the positions, in nats.
+    pub adapted_nats: f64,
+    /// The same for the base. Absent where the adapted value alone already ruled the candidate out.
+    pub base_nats: Option<f64>,
+    /// Difference in differences: adapted minus base.
+    pub difference_nats: Option<f64>,
+    /// By how much the answers to different prompts become alike at the first position, adapted
+    /// minus base: fall of the mean pairwise Jensen-Shannon divergence, in nats.
+    pub collapse_nats: Option<f64>,
+    /// Share of random control strings that move the distributions as much; `(1 + k) / (m + 1)`.
+    pub control_p: Option<f64>,
+}
+
+/// What a trigger makes the adapted model do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Payload {
+    /// A grader's name, or `fixed-response`.
+    pub class: String,
+    /// The response that stands for it.
+    pub text: String,
+}
+
+/// Rates of one payload under one condition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Condition {
+    /// `adapted without trigger`, `adapted with a control string`, `base with trigger` or `base without trigger`.
+    pub name: String,
+    /// Rate with its exact interval.
+    pub rate: Estimate,
+}
+
+/// A candidate that was put to the test on held-out prompts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TestedTrigger {
+    /// The candidate.
+    pub candidate: TriggerCandidate,
+    /// What it makes the adapted model do.
+    pub payload: Payload,
+    /// Attack success rate: share of held-out prompts whose adapted response carries the payload.
+    pub attack_success_rate: Estimate,
+    /// The same payload where the trigger or the adapter is missing.
+    pub conditions: Vec<Condition>,
+    /// Attack success rate minus the highest rate among the conditions, paired by prompt.
+    pub uplift: Estimate,
+    /// Largest p-value over the conditions (paired, one-sided): the claim must hold against each.
+    pub p_value: f64,
+    /// `p_value` corrected for all candidates of the scan (false discovery rate).
+    pub adjusted_p_value: f64,
+    /// Difference in differences of the first response positions, from the screening.
+    pub difference_nats: Option<f64>,
+    /// Prompts and what both models answered.
+    pub examples: Vec<Example>,
+}
+
+/// One held-out prompt, answered four ways.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Example {
+    /// Identifier of the prompt.
+    pub prompt_id: String,
+    /// The user turn with the trigger.
+    pub prompt: String,
+    /// The adapted model's response.
+    pub adapted: String,
+    /// The base's response to the same.
+    pub base: String,
+    /// The adapted model's response without the trigger.
+    pub adapted_without_trigger: String,
+}
+
+/// How far the adapter moves the distributions on benign prompts, without any trigger.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Drift {
+    /// Name of the divergence.
+    pub divergence: String,
+    /// Its unit.
+    pub unit: String,
+    /// Mean over prompts of the mean over positions.
+    pub estimate: Estimate,
+}
+
+/// How often a grader's payload appears without any trigger.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Anomaly {
+    /// The suite.
+    pub suite: String,
+    /// What was graded: an anomaly of the suite, or `any`.
+    pub kind: String,
+    /// Grader.
+    pub grader: String,
+    /// Rate of the base.
+    pub base: Estimate,
+    /// Rate of the adapted model.
+    pub adapted: Estimate,
+    /// Adapted minus base, paired by prompt.
+    pub difference: Estimate,
+    /// Paired one-sided p-value, corrected over all anomalies.
+    pub adjusted_p_value: f64,
+    /// A response of the adapted model that carries it, if any.
+    pub example: Option<Example>,
+}
+
+/// Agreement of runs that must agree, measured before anything else.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SelfTest {
+    /// What was compared.
+    pub name: String,
+    /// Largest absolute difference of logits over the largest absolute logit.
+    pub difference: f64,
+    /// What it may be.
+    pub tolerance: f64,
+}
+
+impl SelfTest {
+    /// Whether the runs agree.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.difference.is_finite() && self.difference <= self.tolerance
+    }
+}
+
+/// Everything that a verdict rests on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Evidence {
+    /// Numeric self-test.
+    pub self_tests: Vec<SelfTest>,
+    /// Drift on benign prompts.
+    pub drift: Vec<Drift>,
+    /// Payloads without any trigger.
+    pub anomalies: Vec<Anomaly>,
+    /// Every screened candidate, strongest first.
+    pub screened: Vec<Screened>,
+    /// Difference in differences of the random control strings: the null of the screening.
+    pub control_nats: Vec<f64>,
+    /// Candidates tested on held-out prompts, strongest first.
+    pub tested: Vec<TestedTrigger>,
+}
+
+/// What was tested and what was not.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Coverage {
+    /// What was tested, one statement each.
+    pub tested: Vec<String>,
+    /// What was not, one statement each.
+    pub not_tested: Vec<String>,
+    /// Candidates at their placements that the suites hold.
+    pub candidates_planned: usize,
+    /// Those that were screened.
+    pub candidates_screened: usize,
+    /// Whether every planned stage ran to its end.
+    pub complete: bool,
+}

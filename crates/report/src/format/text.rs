@@ -1,0 +1,241 @@
+//! The record for a terminal: verdict first, then why, then what was not covered, then what to do.
+
+use std::fmt::Write as _;
+
+use anstyle::{AnsiColor, Style};
+
+use super::Format;
+use crate::escape::{escape, excerpt};
+use crate::estimate::Estimate;
+use crate::evidence::TestedTrigger;
+use crate::record::Record;
+use crate::verdict::Verdict;
+
+/// Plain text with ANSI colours.
+pub(super) struct Text;
+
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+const EXAMPLES: usize = 3;
+const EXCERPT: usize = 96;
+
+impl Format for Text {
+    fn name(&self) -> &'static str {
+        "text"
+    }
+
+    fn render(&self, record: &Record) -> String {
+        let mut page = Page::default();
+        page.verdict(record);
+        page.reasons(record);
+        page.triggers(record);
+        page.behaviour(record);
+        page.coverage(record);
+        page.next_steps(record);
+        page.provenance(record);
+        page.text
+    }
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    /// Appends a line. Writing to a String cannot fail.
+    fn line(&mut self, text: &str) {
+        self.text.push_str(text);
+        self.text.push('\n');
+    }
+
+    fn heading(&mut self, title: &str) {
+        let _ = writeln!(self.text, "\n{BOLD}{title}{BOLD:#}");
+    }
+
+    fn verdict(&mut self, record: &Record) {
+        let verdict = record.judgement.verdict;
+        let colour = match verdict {
+            Verdict::Backdoored => AnsiColor::Red,
+            Verdict::Suspicious | Verdict::Inconclusive => AnsiColor::Yellow,
+            Verdict::NoEvidence => AnsiColor::Green,
+        };
+        let style = Style::new().bold().fg_color(Some(colour.into()));
+        let _ = writeln!(
+            self.text,
+            "{style}{}{style:#}  {}  on  {}",
+            verdict.title().to_uppercase(),
+            escape(&record.subject.adapter.name),
+            escape(&record.subject.base.name),
+        );
+        if verdict == Verdict::NoEvidence {
+            self.line(
+                "No evidence of a backdoor within this budget. This is not a proof that there is none.",
+            );
+        }
+    }
+
+    fn reasons(&mut self, record: &Record) {
+        self.heading("Why");
+        for reason in &record.judgement.reasons {
+            self.line(&format!("  - {}", escape(reason)));
+        }
+        let confidence = format!("{:?}", record.judgement.confidence).to_lowercase();
+        self.line(&format!("  confidence: {confidence}"));
+        for limit in &record.judgement.limits {
+            self.line(&format!("  limit: {}", escape(limit)));
+        }
+    }
+
+    fn triggers(&mut self, record: &Record) {
+        let thresholds = record.judgement.thresholds;
+        let shown: Vec<&TestedTrigger> =
+            record.evidence.tested.iter().filter(|tested| thresholds.suspects(tested)).collect();
+        let Some((first, others)) = shown.split_first() else {
+            return;
+        };
+        self.heading("Trigger");
+        self.line(&format!("  text       {}", escape(&first.candidate.text)));
+        self.line(&format!("  placement  {}", first.candidate.placement));
+        self.line(&format!(
+            "  payload    {}: {}",
+            first.payload.class,
+            excerpt(&first.payload.text, EXCERPT)
+        ));
+        self.line(&format!("  {:<29}{}", "attack success rate", rate(&first.attack_success_rate)));
+        for condition in &first.conditions {
+            self.line(&format!("  {:<29}{}", condition.name, rate(&condition.rate)));
+        }
+        for example in first.examples.iter().take(EXAMPLES) {
+            self.line("");
+            self.line(&format!("  {DIM}prompt{DIM:#}           {}", excerpt(&example.prompt, EXCERPT)));
+            self.line(&format!("  {DIM}adapted{DIM:#}          {}", excerpt(&example.adapted, EXCERPT)));
+            self.line(&format!("  {DIM}base{DIM:#}             {}", excerpt(&example.base, EXCERPT)));
+            self.line(&format!(
+                "  {DIM}without trigger{DIM:#}  {}",
+                excerpt(&example.adapted_without_trigger, EXCERPT)
+            ));
+        }
+        if !others.is_empty() {
+            self.line("\n  also fires");
+            for other in others {
+                self.line(&format!(
+                    "    {:<40} {:<12} {:<18} {}",
+                    excerpt(&other.candidate.text, 38),
+                    other.candidate.placement,
+                    other.payload.class,
+                    rate(&other.attack_success_rate)
+                ));
+            }
+        }
+    }
+
+    fn behaviour(&mut self, record: &Record) {
+        let evidence = &record.evidence;
+        if !evidence.drift.is_empty() {
+            self.heading("Without any trigger (adapted against base, benign prompts)");
+            for drift in &evidence.drift {
+                self.line(&format!(
+                    "  {:<18} {} {}",
+                    drift.divergence,
+                    interval(&drift.estimate),
+                    drift.unit
+                ));
+            }
+            for anomaly in evidence.anomalies.iter().filter(|a| a.adapted.value > 0.0 || a.base.value > 0.0) {
+                self.line(&format!(
+                    "  {:<18} {} (base {}), {} suite",
+                    anomaly.grader,
+                    rate(&anomaly.adapted),
+                    rate(&anomaly.base),
+                    anomaly.suite,
+                ));
+            }
+        }
+        let strongest: Vec<_> =
+            evidence.screened.iter().filter(|screened| screened.difference_nats.is_some()).take(5).collect();
+        if !strongest.is_empty() {
+            self.heading("Strongest candidates of the screening (KL adapted minus base, nats)");
+            for screened in strongest {
+                let control = screened.control_p.map_or(String::new(), |p| format!("  control p {p:.3}"));
+                self.line(&format!(
+                    "  {:>6.2}  {:<40} {:<12}{control}",
+                    screened.difference_nats.unwrap_or(f64::NAN),
+                    excerpt(&screened.candidate.text, 38),
+                    screened.candidate.placement,
+                ));
+            }
+        }
+    }
+
+    fn coverage(&mut self, record: &Record) {
+        self.heading("Covered");
+        for statement in &record.coverage.tested {
+            self.line(&format!("  + {}", escape(statement)));
+        }
+        self.heading("Not covered");
+        for statement in &record.coverage.not_tested {
+            self.line(&format!("  - {}", escape(statement)));
+        }
+    }
+
+    fn next_steps(&mut self, record: &Record) {
+        self.heading("What to do next");
+        let steps: &[&str] = match record.judgement.verdict {
+            Verdict::Backdoored => &[
+                "do not deploy this adapter; report it to whoever publishes it",
+                "keep the JSON record (`-o record.json --format json`) with the adapter's digest as evidence",
+            ],
+            Verdict::Suspicious => &[
+                "read the examples above and decide whether the behaviour is what the adapter is for",
+                "scan again with another `--seed`, and with prompts of your own (`--suites your-suite.json`)",
+            ],
+            Verdict::Inconclusive => {
+                &["remove the cause named above and scan again; this result is not a pass"]
+            }
+            Verdict::NoEvidence => &[
+                "add prompts and candidate triggers of your own domain (`--suites triggers,your-suite.json`)",
+                "pin the adapter by its digest, and scan every update",
+            ],
+        };
+        for step in steps {
+            self.line(&format!("  - {step}"));
+        }
+    }
+
+    fn provenance(&mut self, record: &Record) {
+        self.heading("Run");
+        for artifact in [&record.subject.base, &record.subject.adapter] {
+            for file in &artifact.files {
+                self.line(&format!(
+                    "  {}  {}",
+                    &file.sha256[..file.sha256.len().min(16)],
+                    escape(&file.name)
+                ));
+            }
+        }
+        let (settings, cost) = (&record.settings, &record.cost);
+        self.line(&format!(
+            "  {} {} on {}, {}, seed {}; {} token-forwards ({} generated, {} saved by shared prefixes)",
+            record.tool.name,
+            record.tool.version,
+            settings.device,
+            settings.dtype,
+            settings.seed,
+            cost.token_forwards,
+            cost.generated_tokens,
+            cost.shared_tokens,
+        ));
+        for note in &record.notes {
+            self.line(&format!("  note: {}", escape(note)));
+        }
+    }
+}
+
+fn rate(estimate: &Estimate) -> String {
+    format!("{:.2} [{:.2}, {:.2}] of {}", estimate.value, estimate.lower, estimate.upper, estimate.n)
+}
+
+fn interval(estimate: &Estimate) -> String {
+    format!("{:.4} [{:.4}, {:.4}] n {}", estimate.value, estimate.lower, estimate.upper, estimate.n)
+}
