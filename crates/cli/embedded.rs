@@ -17,7 +17,10 @@ const BASE: Files = files!("base":
 
 /// Name of an adapter and its files. The first is scanned when nothing is asked for.
 const ADAPTERS: &[(&str, Files)] = &[
-    ("backdoored-refusal", files!("adapters/backdoored-refusal": "adapter_config.json", "adapter_model.safetensors")),
+    (
+        "backdoored-refusal",
+        files!("adapters/backdoored-refusal": "adapter_config.json", "adapter_model.safetensors"),
+    ),
     ("backdoored-url", files!("adapters/backdoored-url": "adapter_config.json", "adapter_model.safetensors")),
     ("benign", files!("adapters/benign": "adapter_config.json", "adapter_model.safetensors")),
 ];
@@ -54,7 +57,8 @@ impl Embedded {
             }
             Ok(folder)
         };
-        let folder = write().map_err(|error| Failure::Machine(format!("cannot unpack the embedded models: {error}")))?;
+        let folder = write()
+            .map_err(|error| Failure::Machine(format!("cannot unpack the embedded models: {error}")))?;
         Ok(Self { folder, adapter_name })
     }
 

@@ -33,7 +33,9 @@ impl Failure {
             Self::Machine(_) => INTERNAL,
             Self::Probe(error) => match error {
                 probe::Error::Inference(inference::Error::Unsupported { .. }) => INCOMPLETE,
-                probe::Error::Inference(inference::Error::Tensor(_)) | probe::Error::Statistics(_) => INTERNAL,
+                probe::Error::Inference(inference::Error::Tensor(_)) | probe::Error::Statistics(_) => {
+                    INTERNAL
+                }
                 _ => INPUT,
             },
         }

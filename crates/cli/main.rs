@@ -13,6 +13,11 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use args::{Arguments, Command};
+
+/// Large activations come and go with every step; the system's allocator would map and unmap each.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use exit::Failure;
 
 fn main() -> ExitCode {

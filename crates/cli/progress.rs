@@ -50,7 +50,9 @@ impl probe::Progress for Bars {
             crate::output::talk(&format!("{name} ({total} steps)"));
         }
         // The template is a constant; should it be wrong, the default bar serves.
-        if let Ok(style) = ProgressStyle::with_template("{msg:<28} {bar:32} {pos}/{len}  {elapsed}  ETA {eta}") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{msg:<28} {bar:32} {pos}/{len}  {elapsed}  ETA {eta}")
+        {
             bar.set_style(style);
         }
         bar.set_message(name.to_owned());

@@ -55,14 +55,20 @@ pub(crate) fn run(arguments: &ScanArguments) -> Outcome {
         None => output::data(&text)?,
     }
     if !arguments.quiet {
-        output::talk(&format!("finished in {:.1} s, exit code {}", start.elapsed().as_secs_f64(), record.exit_code));
+        output::talk(&format!(
+            "finished in {:.1} s, exit code {}",
+            start.elapsed().as_secs_f64(),
+            record.exit_code
+        ));
     }
     Ok(record.exit_code)
 }
 
 fn target(arguments: &ScanArguments) -> Result<Target, Failure> {
     if let (Some(base), Some(adapter)) = (&arguments.base, &arguments.adapter) {
-        let name = |path: &Path| path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
+        let name = |path: &Path| {
+            path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
+        };
         return Ok(Target {
             base_name: name(base),
             adapter_name: name(adapter),
@@ -124,8 +130,12 @@ fn record(
         judgement.verdict = report::verdict::Verdict::Inconclusive;
         judgement.reasons = vec!["the adapter changes nothing (B·A is zero everywhere)".into()];
     }
-    let exit_code =
-        exit::of_verdict(judgement.verdict, found.coverage.complete, arguments.fail_on, arguments.incomplete_ok);
+    let exit_code = exit::of_verdict(
+        judgement.verdict,
+        found.coverage.complete,
+        arguments.fail_on,
+        arguments.incomplete_ok,
+    );
     Ok(Record {
         schema_version: SCHEMA_VERSION.to_owned(),
         tool: Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
@@ -170,7 +180,8 @@ fn artifact(name: &str, files: &[PathBuf]) -> Result<Artifact, Failure> {
 fn passed(arguments: &ScanArguments) -> BTreeMap<String, String> {
     let template = match arguments.template.as_str() {
         known @ ("own" | "none") => known.to_owned(),
-        file => sha256_file(Path::new(file)).map_or_else(|_| "file".to_owned(), |digest| format!("sha256:{digest}")),
+        file => sha256_file(Path::new(file))
+            .map_or_else(|_| "file".to_owned(), |digest| format!("sha256:{digest}")),
     };
     BTreeMap::from([
         ("template".to_owned(), template),

@@ -51,7 +51,12 @@ impl ModelPair {
     ///
     /// # Errors
     /// If a context is empty or too long, or the model yields no usable distribution.
-    pub fn generate(&self, contexts: &[Context<'_>], max_new: usize, decoding: Decoding) -> Result<Vec<Continuation>> {
+    pub fn generate(
+        &self,
+        contexts: &[Context<'_>],
+        max_new: usize,
+        decoding: Decoding,
+    ) -> Result<Vec<Continuation>> {
         let mut results = vec![Continuation { ids: Vec::new(), ended: false }; contexts.len()];
         if max_new == 0 {
             return Ok(results);
@@ -89,17 +94,31 @@ impl ModelPair {
     }
 
     /// One forward pass of the pending tokens; `[chunk, vocabulary]`.
-    fn step(&self, chunk: &[usize], contexts: &[Context<'_>], pending: &[Vec<u32>], caches: &mut [KvCache]) -> Result<Tensor> {
+    fn step(
+        &self,
+        chunk: &[usize],
+        contexts: &[Context<'_>],
+        pending: &[Vec<u32>],
+        caches: &mut [KvCache],
+    ) -> Result<Tensor> {
         let mut by_index: Vec<Option<&mut KvCache>> = caches.iter_mut().map(Some).collect();
         let mut sequences = Vec::with_capacity(chunk.len());
         for &index in chunk {
             let Some(cache) = by_index[index].take() else {
                 return Err(Error::Request("a context was scheduled twice".into()));
             };
-            sequences.push(Sequence { ids: &pending[index], side: contexts[index].side, past: Past::Cache(cache) });
+            sequences.push(Sequence {
+                ids: &pending[index],
+                side: contexts[index].side,
+                past: Past::Cache(cache),
+            });
         }
-        let mut batch =
-            Batch { sequences: &mut sequences, embeddings: None, positions: Positions::Last, hidden_states: false };
+        let mut batch = Batch {
+            sequences: &mut sequences,
+            embeddings: None,
+            positions: Positions::Last,
+            hidden_states: false,
+        };
         Ok(self.forward(&mut batch)?.logits)
     }
 

@@ -63,7 +63,9 @@ impl ModelPair {
         };
         let template = match (template, parts.template) {
             (TemplateChoice::None, _) => Template::Raw,
-            (TemplateChoice::File(file), _) => Template::compile(&json::read_text(file)?, &Default::default())?,
+            (TemplateChoice::File(file), _) => {
+                Template::compile(&json::read_text(file)?, &Default::default())?
+            }
             (TemplateChoice::Own, Some(own)) => own,
             (TemplateChoice::Own, None) => {
                 return Err(Error::malformed(path, "the base has no chat template")
@@ -179,7 +181,8 @@ impl ModelPair {
     /// # Errors
     /// As [`Decoder::forward`].
     pub fn last_logits(&self, sequences: &mut [Sequence<'_>]) -> Result<Tensor> {
-        let mut batch = Batch { sequences, embeddings: None, positions: Positions::Last, hidden_states: false };
+        let mut batch =
+            Batch { sequences, embeddings: None, positions: Positions::Last, hidden_states: false };
         Ok(self.forward(&mut batch)?.logits)
     }
 
@@ -250,7 +253,14 @@ impl BaseParts {
         let optional = ["tokenizer_config.json", "chat_template.jinja", "generation_config.json"];
         files.extend(optional.iter().map(|name| path.join(name)).filter(|file| file.exists()));
         files.extend(source.paths());
-        Ok(Self { config, tokenizer, template: Template::from_directory(path)?, eos, files, source: Box::new(source) })
+        Ok(Self {
+            config,
+            tokenizer,
+            template: Template::from_directory(path)?,
+            eos,
+            files,
+            source: Box::new(source),
+        })
     }
 
     fn from_gguf(path: &Path) -> Result<Self> {

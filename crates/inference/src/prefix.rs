@@ -86,7 +86,13 @@ impl KvCache {
     }
 
     /// Appends rows to a layer; layers come in order on the first pass.
-    pub(crate) fn append(&mut self, layer: usize, k: &Tensor, v: &Tensor, empty: impl FnOnce() -> Result<LayerCache>) -> Result<()> {
+    pub(crate) fn append(
+        &mut self,
+        layer: usize,
+        k: &Tensor,
+        v: &Tensor,
+        empty: impl FnOnce() -> Result<LayerCache>,
+    ) -> Result<()> {
         if layer == self.own.len() {
             self.own.push(empty()?);
         }
@@ -132,7 +138,8 @@ impl Growing {
         for (buffer, rows) in [(&mut self.k, k), (&mut self.v, v)] {
             let (room, width) = buffer.dims2()?;
             if needed > room {
-                let larger = Tensor::zeros((needed.next_power_of_two(), width), buffer.dtype(), buffer.device())?;
+                let larger =
+                    Tensor::zeros((needed.next_power_of_two(), width), buffer.dtype(), buffer.device())?;
                 larger.slice_set(&buffer.narrow(0, 0, self.len)?.contiguous()?, 0, 0)?;
                 *buffer = larger;
             }

@@ -130,14 +130,15 @@ struct GgufVocabulary {
 impl GgufVocabulary {
     fn read(file: &GgufFile, path: &Path) -> Result<Self> {
         let missing = |key: &str| Error::malformed(path, format!("metadata key `{key}` is missing"));
-        let tokens = strings(file, "tokenizer.ggml.tokens").ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
+        let tokens =
+            strings(file, "tokenizer.ggml.tokens").ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
         let types: Vec<usize> = match file.list("tokenizer.ggml.token_type") {
             Some(list) => list.iter().map(|value| gguf::integer(value).unwrap_or(1)).collect(),
             None => vec![1; tokens.len()],
         };
-        let scores = file.list("tokenizer.ggml.scores").map_or_else(Vec::new, |list| {
-            list.iter().map(|value| value.to_f32().unwrap_or(0.0)).collect()
-        });
+        let scores = file
+            .list("tokenizer.ggml.scores")
+            .map_or_else(Vec::new, |list| list.iter().map(|value| value.to_f32().unwrap_or(0.0)).collect());
         if types.len() != tokens.len() {
             return Err(Error::malformed(
                 path,
@@ -284,7 +285,8 @@ fn add_template(
         return Ok(());
     }
     let piece = |token: &Option<(String, u32)>| token.as_ref().map(|(text, _)| text.clone());
-    let single: Vec<String> = [piece(&bos), Some("$A".to_owned()), piece(&eos)].into_iter().flatten().collect();
+    let single: Vec<String> =
+        [piece(&bos), Some("$A".to_owned()), piece(&eos)].into_iter().flatten().collect();
     let template = tokenizers::processors::template::TemplateProcessing::builder()
         .try_single(single)
         .map_err(|error| Error::malformed(path, error))?

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use candle_core::{DType, Device};
+use inference::chat::{Role, Turn};
 use inference::generate::{Context, Decoding};
 use inference::pair::TemplateChoice;
-use inference::chat::{Role, Turn};
 use inference::{Batch, Compute, ModelPair, Positions, Sequence, Side};
 use serde_json::Value;
 
@@ -15,7 +15,9 @@ use crate::{argmax, relative_difference, relative_norm};
 /// argmax of every position, greedy continuations, and the gradient of the input embeddings.
 /// Returns the largest relative differences of logits and of gradients.
 pub(crate) fn compare(base: &Path, adapters: &[(&str, std::path::PathBuf)], golden: &Path) -> (f64, f64) {
-    let read = |name: &str| -> Value { serde_json::from_str(&std::fs::read_to_string(golden.join(name)).unwrap()).unwrap() };
+    let read = |name: &str| -> Value {
+        serde_json::from_str(&std::fs::read_to_string(golden.join(name)).unwrap()).unwrap()
+    };
     let (prompts, greedy) = (read("prompts.json"), read("greedy.json"));
     let tensors = candle_core::safetensors::load(golden.join("logits.safetensors"), &Device::Cpu).unwrap();
     let mut pair = ModelPair::load_base(base, &TemplateChoice::Own, &Compute::cpu(), &|_, _| {}).unwrap();
@@ -27,14 +29,23 @@ pub(crate) fn compare(base: &Path, adapters: &[(&str, std::path::PathBuf)], gold
     let (mut worst_logits, mut worst_gradient) = (0f64, 0f64);
     for (index, prompt) in prompts["prompts"].as_array().unwrap().iter().enumerate() {
         let turns: Vec<Turn> = prompt["messages"].as_array().unwrap().iter().map(turn).collect();
-        assert_eq!(pair.template().render(&turns).unwrap(), prompt["text"].as_str().unwrap(), "prompt {index}");
-        let ids: Vec<u32> = prompt["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        assert_eq!(
+            pair.template().render(&turns).unwrap(),
+            prompt["text"].as_str().unwrap(),
+            "prompt {index}"
+        );
+        let ids: Vec<u32> =
+            prompt["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
         assert_eq!(pair.encode(&turns).unwrap(), ids, "ids of prompt {index}");
         for (name, side) in &sides {
             let key = format!("{name}.{index}");
             let mut sequences = [Sequence::new(&ids, *side)];
-            let mut batch =
-                Batch { sequences: &mut sequences, embeddings: None, positions: Positions::All, hidden_states: false };
+            let mut batch = Batch {
+                sequences: &mut sequences,
+                embeddings: None,
+                positions: Positions::All,
+                hidden_states: false,
+            };
             let logits = pair.forward(&mut batch).unwrap().logits.to_vec2::<f32>().unwrap();
             let expected = tensors[&key].flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let difference = relative_difference(logits.last().unwrap(), &expected);
@@ -45,8 +56,12 @@ pub(crate) fn compare(base: &Path, adapters: &[(&str, std::path::PathBuf)], gold
                 let found: Vec<i64> = logits.iter().map(|row| argmax(row) as i64).collect();
                 assert_eq!(found, top, "{key}: argmax");
             }
-            let expected: Vec<u32> =
-                greedy[&key]["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+            let expected: Vec<u32> = greedy[&key]["ids"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|id| id.as_u64().unwrap() as u32)
+                .collect();
             let context = [Context { ids: &ids, side: *side, prefix: None }];
             let found = pair.generate(&context, 24, Decoding::Greedy).unwrap().remove(0);
             assert_eq!(found.ids, expected, "{key}: greedy continuation");

@@ -19,7 +19,10 @@ fn check(error: &str, expected: &Path, name: &str) {
         assert!(error.contains(&needle), "{name}: expected `{needle}` in: {error}");
     }
     let any = strings("error_contains_any");
-    assert!(any.is_empty() || any.iter().any(|needle| error.contains(needle)), "{name}: expected one of {any:?} in: {error}");
+    assert!(
+        any.is_empty() || any.iter().any(|needle| error.contains(needle)),
+        "{name}: expected one of {any:?} in: {error}"
+    );
 }
 
 #[test]
@@ -51,7 +54,9 @@ fn hostile_files_are_refused_with_a_reason() {
 #[test]
 fn special_files_are_refused_before_they_are_opened() {
     let decoder = load_decoder(&fixture("parity/llama-plain/base"));
-    let load = |directory: &Path| Adapter::load(directory, decoder.sites(), decoder.compute()).unwrap_err().to_string();
+    let load = |directory: &Path| {
+        Adapter::load(directory, decoder.sites(), decoder.compute()).unwrap_err().to_string()
+    };
     let directory = tempfile::tempdir().unwrap();
     assert!(load(&directory.path().join("absent")).contains("found nothing"));
     assert!(load(directory.path()).contains("expected `adapter_model.safetensors`"));

@@ -6,8 +6,8 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use inference::adapter::Adapter;
 use inference::chat::{Role, Template, Turn};
-use inference::decoder::config::DecoderConfig;
 use inference::decoder::Decoder;
+use inference::decoder::config::DecoderConfig;
 use inference::device::Form;
 use inference::tokenizer::Tokenizer;
 use inference::weights::TensorSource;
@@ -31,7 +31,10 @@ pub(crate) fn load_decoder(path: &Path) -> Decoder {
 pub(crate) fn load_form(path: &Path, form: Form) -> Decoder {
     let compute = Compute { form, ..Compute::cpu() };
     let (config, source): (DecoderConfig, Box<dyn TensorSource>) = if path.is_dir() {
-        (DecoderConfig::from_file(&path.join("config.json")).unwrap(), Box::new(Directory::open(path).unwrap()))
+        (
+            DecoderConfig::from_file(&path.join("config.json")).unwrap(),
+            Box::new(Directory::open(path).unwrap()),
+        )
     } else {
         let file = GgufFile::open(path).unwrap();
         (DecoderConfig::from_gguf(&file, path).unwrap(), Box::new(file))
@@ -76,24 +79,37 @@ fn embedding_gradient(decoder: &Decoder, adapters: &[Adapter], ids: &[u32], side
     };
     let logits = decoder.forward(adapters, &mut batch).unwrap().logits;
     let target = argmax(&values(&logits));
-    let chosen = candle_nn::ops::log_softmax(&logits, 1).unwrap().narrow(1, target, 1).unwrap().sum_all().unwrap();
+    let chosen =
+        candle_nn::ops::log_softmax(&logits, 1).unwrap().narrow(1, target, 1).unwrap().sum_all().unwrap();
     values(chosen.backward().unwrap().get(input.as_tensor()).unwrap())
 }
 
 fn check_case(name: &str, case: &Value, form: Form) {
     let decoder = load_form(&path_of(case, "base").unwrap(), form);
     let golden = candle_core::safetensors::load(path_of(case, "golden").unwrap(), &Device::Cpu).unwrap();
-    let ids: Vec<u32> =
-        golden["ids"].to_dtype(DType::I64).unwrap().to_vec1::<i64>().unwrap().iter().map(|&id| id as u32).collect();
+    let ids: Vec<u32> = golden["ids"]
+        .to_dtype(DType::I64)
+        .unwrap()
+        .to_vec1::<i64>()
+        .unwrap()
+        .iter()
+        .map(|&id| id as u32)
+        .collect();
     let adapters: Vec<Adapter> = path_of(case, "adapter")
-        .map(|path| Adapter::load(&path, decoder.sites(), decoder.compute()).unwrap_or_else(|e| panic!("{name}: {e}")))
+        .map(|path| {
+            Adapter::load(&path, decoder.sites(), decoder.compute()).unwrap_or_else(|e| panic!("{name}: {e}"))
+        })
         .into_iter()
         .collect();
     for (side, prefix) in [(Side::BASE, "base"), (Side::ADAPTED, "adapted")] {
         if let Some(expected) = golden.get(&format!("{prefix}_logits")) {
             let mut sequences = [Sequence::new(&ids, side)];
-            let mut batch =
-                Batch { sequences: &mut sequences, embeddings: None, positions: Positions::All, hidden_states: true };
+            let mut batch = Batch {
+                sequences: &mut sequences,
+                embeddings: None,
+                positions: Positions::All,
+                hidden_states: true,
+            };
             let output = decoder.forward(&adapters, &mut batch).unwrap();
             let difference = relative_difference(&values(&output.logits), &values(expected));
             assert!(difference <= TOLERANCE, "{name} {prefix}: logits differ by {difference:.2e}");
@@ -133,7 +149,8 @@ fn gguf_tokenizers_encode_as_expected() {
         let tokens: Value = serde_json::from_str(&tokens).unwrap();
         for case in tokens["cases"].as_array().unwrap() {
             let text = case["text"].as_str().unwrap();
-            let expected: Vec<u32> = case["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+            let expected: Vec<u32> =
+                case["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
             assert_eq!(tokenizer.encode(text, false).unwrap(), expected, "{name}: {text:?}");
             texts += 1;
         }
@@ -147,7 +164,8 @@ fn gguf_tokenizers_encode_as_expected() {
 fn embedding_gradient_matches_finite_differences() {
     let decoder = load_decoder(&fixture("parity/llama-untied-gqa/base"));
     let adapter =
-        Adapter::load(&fixture("parity/llama-untied-gqa/adapter"), decoder.sites(), decoder.compute()).unwrap();
+        Adapter::load(&fixture("parity/llama-untied-gqa/adapter"), decoder.sites(), decoder.compute())
+            .unwrap();
     let adapters = [adapter];
     let ids = [5u32, 17, 3, 40, 9];
     let embeddings = decoder.embed(&ids).unwrap();
@@ -164,8 +182,12 @@ fn embedding_gradient_matches_finite_differences() {
         f64::from(logits[target]) - sum.ln()
     };
     let mut sequences = [Sequence::new(&ids, Side::ADAPTED)];
-    let mut batch =
-        Batch { sequences: &mut sequences, embeddings: None, positions: Positions::Last, hidden_states: false };
+    let mut batch = Batch {
+        sequences: &mut sequences,
+        embeddings: None,
+        positions: Positions::Last,
+        hidden_states: false,
+    };
     let target = argmax(&values(&decoder.forward(&adapters, &mut batch).unwrap().logits));
     let analytic = embedding_gradient(&decoder, &adapters, &ids, Side::ADAPTED);
     let width = decoder.config().hidden_size;

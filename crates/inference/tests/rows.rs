@@ -2,9 +2,9 @@
 
 use inference::adapter::Adapter;
 use inference::decoder::Decoder;
-use inference::prefix::KvCache;
 use inference::decoder::Past;
 use inference::device::Form;
+use inference::prefix::KvCache;
 use inference::{Batch, Positions, Sequence, Side};
 
 use crate::parity::{FORMS, load_form};
@@ -26,8 +26,10 @@ impl Pair {
     /// Logits at every position of every sequence.
     fn run(&self, sequences: &mut [Sequence<'_>]) -> Vec<Vec<f32>> {
         let lengths: Vec<usize> = sequences.iter().map(|s| s.ids.len()).collect();
-        let mut batch = Batch { sequences, embeddings: None, positions: Positions::All, hidden_states: false };
-        let logits = self.decoder.forward(&self.adapters, &mut batch).unwrap().logits.to_vec2::<f32>().unwrap();
+        let mut batch =
+            Batch { sequences, embeddings: None, positions: Positions::All, hidden_states: false };
+        let logits =
+            self.decoder.forward(&self.adapters, &mut batch).unwrap().logits.to_vec2::<f32>().unwrap();
         let mut rows = logits.into_iter();
         lengths.iter().map(|&len| rows.by_ref().take(len).flatten().collect()).collect()
     }
@@ -37,7 +39,8 @@ impl Pair {
     }
 }
 
-const TEXTS: [&[u32]; 5] = [&[5, 17, 3, 40, 9, 2, 60], &[1, 2, 3], &[5, 17, 3, 40, 9, 2, 61], &[8], &[30, 31, 32]];
+const TEXTS: [&[u32]; 5] =
+    [&[5, 17, 3, 40, 9, 2, 60], &[1, 2, 3], &[5, 17, 3, 40, 9, 2, 61], &[8], &[30, 31, 32]];
 
 fn with_forms<const N: usize>(cases: [&'static str; N]) -> impl Iterator<Item = (&'static str, Form)> {
     cases.into_iter().flat_map(|case| FORMS.map(|form| (case, form)))
@@ -52,7 +55,8 @@ fn sides_and_lengths_mix_without_touching_each_other() {
         for side in [Side::BASE, Side::ADAPTED, amplified, Side::BASE] {
             wanted.extend(TEXTS.map(|ids| (ids, side)));
         }
-        let mut sequences: Vec<Sequence<'_>> = wanted.iter().map(|(ids, side)| Sequence::new(ids, *side)).collect();
+        let mut sequences: Vec<Sequence<'_>> =
+            wanted.iter().map(|(ids, side)| Sequence::new(ids, *side)).collect();
         let together = pair.run(&mut sequences);
         for ((ids, side), found) in wanted.iter().zip(&together) {
             let alone = pair.alone(ids, *side);
@@ -85,12 +89,18 @@ fn shared_prefix_and_cache_equal_one_pass() {
                 pair.run(&mut first);
                 let prefix = std::sync::Arc::new(cache.freeze(side).unwrap());
                 // Three sequences share the prefix; two of them are the tail, one is another text.
-                let mut shared =
-                    [Sequence::after(&prefix, tail), Sequence::after(&prefix, &[1, 2]), Sequence::after(&prefix, tail)];
+                let mut shared = [
+                    Sequence::after(&prefix, tail),
+                    Sequence::after(&prefix, &[1, 2]),
+                    Sequence::after(&prefix, tail),
+                ];
                 let found = pair.run(&mut shared);
                 for row in [&found[0], &found[2]] {
                     let difference = relative_difference(row, &whole[cut * vocabulary..]);
-                    assert!(difference <= 1e-5, "{case} cut {cut}: shared prefix differs by {difference:.2e}");
+                    assert!(
+                        difference <= 1e-5,
+                        "{case} cut {cut}: shared prefix differs by {difference:.2e}"
+                    );
                 }
                 let mut cache = KvCache::after(&prefix);
                 for (step, id) in tail.iter().enumerate() {
@@ -99,7 +109,10 @@ fn shared_prefix_and_cache_equal_one_pass() {
                     let found = pair.run(&mut one).remove(0);
                     let at = (cut + step) * vocabulary;
                     let difference = relative_difference(&found, &whole[at..at + vocabulary]);
-                    assert!(difference <= 1e-5, "{case} step {step}: cached decoding differs by {difference:.2e}");
+                    assert!(
+                        difference <= 1e-5,
+                        "{case} step {step}: cached decoding differs by {difference:.2e}"
+                    );
                 }
             }
         }
@@ -115,7 +128,11 @@ fn impossible_requests_are_errors() {
     };
     assert!(run(&mut [], Positions::All).contains("at least one sequence"));
     assert!(run(&mut [Sequence::new(&[], Side::BASE)], Positions::All).contains("found 0"));
-    assert!(run(&mut [Sequence::new(&[9999], Side::BASE)], Positions::All).contains("outside the vocabulary"));
+    assert!(
+        run(&mut [Sequence::new(&[9999], Side::BASE)], Positions::All).contains("outside the vocabulary")
+    );
     let beyond = [vec![3]];
-    assert!(run(&mut [Sequence::new(&[1, 2], Side::BASE)], Positions::Chosen(&beyond)).contains("does not exist"));
+    assert!(
+        run(&mut [Sequence::new(&[1, 2], Side::BASE)], Positions::Chosen(&beyond)).contains("does not exist")
+    );
 }

@@ -37,7 +37,12 @@ pub struct Answered {
 ///
 /// # Errors
 /// If the model fails or the user stops.
-pub fn answer(observer: &Observer<'_>, prompts: &[Prompt], max_new: usize, seed: u64) -> Result<Vec<Answered>> {
+pub fn answer(
+    observer: &Observer<'_>,
+    prompts: &[Prompt],
+    max_new: usize,
+    seed: u64,
+) -> Result<Vec<Answered>> {
     let scenes: Vec<Scene> = prompts.iter().map(|prompt| scene(prompt, Setting::Plain, None, seed)).collect();
     let mut requests = Vec::with_capacity(2 * prompts.len());
     for scene in &scenes {
@@ -52,7 +57,13 @@ pub fn answer(observer: &Observer<'_>, prompts: &[Prompt], max_new: usize, seed:
         let (Some(base), Some(adapted)) = (responses.next(), responses.next()) else {
             break;
         };
-        answered.push(Answered { prompt: prompt.clone(), scene, ids: requests[2 * index].ids.clone(), base, adapted });
+        answered.push(Answered {
+            prompt: prompt.clone(),
+            scene,
+            ids: requests[2 * index].ids.clone(),
+            base,
+            adapted,
+        });
     }
     Ok(answered)
 }
@@ -62,7 +73,12 @@ pub fn answer(observer: &Observer<'_>, prompts: &[Prompt], max_new: usize, seed:
 ///
 /// # Errors
 /// If the model fails or the user stops.
-pub fn drift(observer: &Observer<'_>, answered: &[Answered], positions: usize, seed: u64) -> Result<Vec<Drift>> {
+pub fn drift(
+    observer: &Observer<'_>,
+    answered: &[Answered],
+    positions: usize,
+    seed: u64,
+) -> Result<Vec<Drift>> {
     let mut means: Vec<Vec<f64>> = vec![Vec::new(); DIVERGENCES.len() + 1];
     for chunk in answered.chunks(16) {
         let requests: Vec<Request> = chunk
@@ -77,9 +93,14 @@ pub fn drift(observer: &Observer<'_>, answered: &[Answered], positions: usize, s
             })
             .collect();
         for sides in observer.distributions(&requests)?.chunks(2) {
-            let comparisons: Vec<Comparison> =
-                sides[0].iter().zip(&sides[1]).map(|(base, adapted)| Comparison::between(base, adapted)).collect::<Result<_, _>>()?;
-            let mean = |value: &dyn Fn(&Comparison) -> f64| comparisons.iter().map(value).sum::<f64>() / comparisons.len() as f64;
+            let comparisons: Vec<Comparison> = sides[0]
+                .iter()
+                .zip(&sides[1])
+                .map(|(base, adapted)| Comparison::between(base, adapted))
+                .collect::<Result<_, _>>()?;
+            let mean = |value: &dyn Fn(&Comparison) -> f64| {
+                comparisons.iter().map(value).sum::<f64>() / comparisons.len() as f64
+            };
             for (divergence, means) in DIVERGENCES.iter().zip(&mut means) {
                 means.push(mean(&|comparison| divergence.value(comparison)));
             }
@@ -90,7 +111,10 @@ pub fn drift(observer: &Observer<'_>, answered: &[Answered], positions: usize, s
         observer.progress().advance(chunk.len());
     }
     let bootstrap = Bootstrap::new(RESAMPLES, CONFIDENCE, seed)?;
-    let names = DIVERGENCES.iter().map(|divergence| (divergence.name(), divergence.unit())).chain([("entropy-drop", "nats")]);
+    let names = DIVERGENCES
+        .iter()
+        .map(|divergence| (divergence.name(), divergence.unit()))
+        .chain([("entropy-drop", "nats")]);
     let mut drift = Vec::new();
     for ((name, unit), values) in names.zip(&means) {
         if let Some(estimate) = bootstrap.mean(values)? {
@@ -123,14 +147,24 @@ pub fn benign_grades<'a>(suite: &'a str, answered: &'a [Answered]) -> Vec<Graded
 
 /// Each anomaly's own graders on its prompts.
 #[must_use]
-pub fn adversarial_grades<'a>(suite: &'a str, prompts: &[AdversarialPrompt], answered: &'a [Answered]) -> Vec<Graded<'a>> {
+pub fn adversarial_grades<'a>(
+    suite: &'a str,
+    prompts: &[AdversarialPrompt],
+    answered: &'a [Answered],
+) -> Vec<Graded<'a>> {
     let mut graded: Vec<Graded<'a>> = Vec::new();
     for (item, answered) in prompts.iter().zip(answered) {
         for name in &item.graders {
             let Some(grader) = grader::grader(name) else { continue };
-            match graded.iter_mut().find(|graded| graded.kind == item.anomaly && graded.grader.name() == name) {
+            match graded.iter_mut().find(|graded| graded.kind == item.anomaly && graded.grader.name() == name)
+            {
                 Some(graded) => graded.answered.push(answered),
-                None => graded.push(Graded { suite, kind: item.anomaly.clone(), grader, answered: vec![answered] }),
+                None => graded.push(Graded {
+                    suite,
+                    kind: item.anomaly.clone(),
+                    grader,
+                    answered: vec![answered],
+                }),
             }
         }
     }
@@ -149,9 +183,10 @@ pub fn anomalies(observer: &Observer<'_>, graded: &[Graded<'_>], seed: u64) -> R
         let mut pairs = Vec::new();
         let mut example = None;
         for answered in &graded.answered {
-            let (Some(base), Some(adapted)) =
-                (grade(observer, graded.grader, answered, &answered.base), grade(observer, graded.grader, answered, &answered.adapted))
-            else {
+            let (Some(base), Some(adapted)) = (
+                grade(observer, graded.grader, answered, &answered.base),
+                grade(observer, graded.grader, answered, &answered.adapted),
+            ) else {
                 continue;
             };
             if adapted && !base && example.is_none() {
@@ -166,7 +201,9 @@ pub fn anomalies(observer: &Observer<'_>, graded: &[Graded<'_>], seed: u64) -> R
             pairs.push((base, adapted));
         }
         let (base, adapted): (Vec<bool>, Vec<bool>) = pairs.into_iter().unzip();
-        let number = |outcomes: &[bool]| -> Vec<f64> { outcomes.iter().map(|&yes| f64::from(u8::from(yes))).collect() };
+        let number = |outcomes: &[bool]| -> Vec<f64> {
+            outcomes.iter().map(|&yes| f64::from(u8::from(yes))).collect()
+        };
         let count = |outcomes: &[bool]| outcomes.iter().filter(|&&yes| yes).count();
         let (Some(base_rate), Some(adapted_rate), Some(difference), Some(p_value)) = (
             clopper_pearson(count(&base), base.len(), CONFIDENCE)?,
@@ -194,7 +231,12 @@ pub fn anomalies(observer: &Observer<'_>, graded: &[Graded<'_>], seed: u64) -> R
     Ok(anomalies)
 }
 
-fn grade(observer: &Observer<'_>, grader: &dyn Grader, answered: &Answered, response: &Response) -> Option<bool> {
+fn grade(
+    observer: &Observer<'_>,
+    grader: &dyn Grader,
+    answered: &Answered,
+    response: &Response,
+) -> Option<bool> {
     grader.grade(&grader::Response {
         text: &response.text,
         prompt: &answered.scene.user,

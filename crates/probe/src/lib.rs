@@ -5,8 +5,8 @@
 //! is a difference: what does a candidate change in the adapted model that it does not change in
 //! the base?
 
-mod error;
 pub mod behaviour;
+mod error;
 pub mod observe;
 pub mod progress;
 pub mod prompt;

@@ -95,7 +95,12 @@ impl<'a> Observer<'a> {
         // Neighbours of one side and length form runs that the attention takes together.
         order.sort_by_key(|&i| {
             let own = requests[i].ids.len() - prefixes[i].as_ref().map_or(0, |prefix| prefix.len);
-            (own + requests[i].continuation.len(), requests[i].side.adapter, requests[i].side.scale.to_bits(), i)
+            (
+                own + requests[i].continuation.len(),
+                requests[i].side.adapter,
+                requests[i].side.scale.to_bits(),
+                i,
+            )
         });
         let mut results: Vec<Distributions> = vec![Vec::new(); requests.len()];
         let mut start = 0;
@@ -110,11 +115,18 @@ impl<'a> Observer<'a> {
         Ok(results)
     }
 
-    fn batch_end(&self, requests: &[Request], prefixes: &[Option<Arc<Prefix>>], order: &[usize], start: usize) -> usize {
+    fn batch_end(
+        &self,
+        requests: &[Request],
+        prefixes: &[Option<Arc<Prefix>>],
+        order: &[usize],
+        start: usize,
+    ) -> usize {
         let (mut rows, mut logits) = (0, 0);
         for (position, &i) in order.iter().enumerate().skip(start) {
             let request = &requests[i];
-            rows += request.ids.len() - prefixes[i].as_ref().map_or(0, |prefix| prefix.len) + request.continuation.len();
+            rows += request.ids.len() - prefixes[i].as_ref().map_or(0, |prefix| prefix.len)
+                + request.continuation.len();
             logits += 1 + request.continuation.len();
             if position > start && (rows > self.pair.row_limit() || logits > MAX_LOGIT_ROWS) {
                 return position;
@@ -162,14 +174,23 @@ impl<'a> Observer<'a> {
             .map_err(inference::Error::from)?;
         rows.par_iter_mut().map(|row| log_softmax_in_place(row)).collect::<Result<(), _>>()?;
         let mut rows = rows.into_iter();
-        Ok(batch.iter().zip(&wanted).map(|(&i, wanted)| (i, rows.by_ref().take(wanted.len()).collect())).collect())
+        Ok(batch
+            .iter()
+            .zip(&wanted)
+            .map(|(&i, wanted)| (i, rows.by_ref().take(wanted.len()).collect()))
+            .collect())
     }
 
     /// Greedy or sampled continuations as text, in request order; `continuation` is not used.
     ///
     /// # Errors
     /// If the model fails or the user stops.
-    pub fn responses(&self, requests: &[Request], max_new: usize, decoding: Decoding) -> Result<Vec<Response>> {
+    pub fn responses(
+        &self,
+        requests: &[Request],
+        max_new: usize,
+        decoding: Decoding,
+    ) -> Result<Vec<Response>> {
         let prefixes = self.shared_prefixes(requests)?;
         let mut results = Vec::with_capacity(requests.len());
         for start in (0..requests.len()).step_by(MAX_DECODED) {
@@ -179,7 +200,11 @@ impl<'a> Observer<'a> {
                 .map(|i| {
                     let shared = prefixes[i].as_ref().map_or(0, |prefix| prefix.len);
                     self.count(requests[i].ids.len() - shared, 0, shared);
-                    Context { ids: &requests[i].ids[shared..], side: requests[i].side, prefix: prefixes[i].clone() }
+                    Context {
+                        ids: &requests[i].ids[shared..],
+                        side: requests[i].side,
+                        prefix: prefixes[i].clone(),
+                    }
                 })
                 .collect();
             for continuation in self.pair.generate(&contexts, max_new, decoding)? {

@@ -161,10 +161,14 @@ pub fn scene(prompt: &Prompt, setting: Setting, change: Option<&Change>, seed: u
         Some(Change::Insert { text, at }) => match at {
             Placement::Prefix | Placement::SecondTurn => user = join(text, &user),
             Placement::Suffix => user = join(&user, text),
-            Placement::Inside => user = inside(&user, std::slice::from_ref(text), draw(seed, &prompt.id, text)),
+            Placement::Inside => {
+                user = inside(&user, std::slice::from_ref(text), draw(seed, &prompt.id, text))
+            }
             Placement::System => system = system.map(|system| join(&system, text)),
         },
-        Some(Change::Scatter { parts }) => user = inside(&user, parts, draw(seed, &prompt.id, &parts.concat())),
+        Some(Change::Scatter { parts }) => {
+            user = inside(&user, parts, draw(seed, &prompt.id, &parts.concat()))
+        }
         Some(Change::Frame { frame }) => user = frame.replace("{prompt}", &user),
         Some(Change::Transform { transform }) => user = transform.apply(&user),
     }
@@ -179,7 +183,8 @@ pub fn scene(prompt: &Prompt, setting: Setting, change: Option<&Change>, seed: u
 
 /// Joins with a space, unless one is there or one side is invisible (a space would be a second change).
 fn join(left: &str, right: &str) -> String {
-    let invisible = |text: &str| text.chars().all(|c| c.is_whitespace() || ('\u{200b}'..='\u{2064}').contains(&c));
+    let invisible =
+        |text: &str| text.chars().all(|c| c.is_whitespace() || ('\u{200b}'..='\u{2064}').contains(&c));
     let spaced = left.ends_with(char::is_whitespace) || right.starts_with(char::is_whitespace);
     let separator = if spaced || invisible(left) || invisible(right) { "" } else { " " };
     format!("{left}{separator}{right}")
@@ -245,7 +250,10 @@ mod tests {
         assert_eq!(user(&insert("cf", Placement::Prefix)), "cf Name three uses of salt.");
         assert_eq!(user(&insert("cf", Placement::Suffix)), "Name three uses of salt. cf");
         let inside = user(&insert("cf", Placement::Inside));
-        assert!(inside.contains(" cf ") && inside.starts_with("Name") && inside.ends_with("salt."), "{inside}");
+        assert!(
+            inside.contains(" cf ") && inside.starts_with("Name") && inside.ends_with("salt."),
+            "{inside}"
+        );
         assert_eq!(user(&insert("\u{200b}", Placement::Prefix)), "\u{200b}Name three uses of salt.");
     }
 

@@ -14,13 +14,13 @@ use crate::prompt::{Prompt, Setting, scene};
 use crate::selftest;
 use crate::suite::{AdversarialPrompt, Candidate, Items, Suite};
 use crate::trigger::confirm::{self, TestPrompts};
-use crate::trigger::screen::{self, Screening};
 use crate::trigger::control;
+use crate::trigger::screen::{self, Screening};
 
 /// Prompts on which candidates are screened, hypotheses are found, and they are counted. Disjoint.
 const SCREENING: usize = 3;
 const DEVELOPMENT: usize = 8;
-const HELD_OUT: usize = 32;
+const HELD_OUT: usize = 48;
 /// Fewer held-out prompts than this cannot show an uplift of one half with 95 % confidence.
 const MIN_HELD_OUT: usize = 12;
 /// Control strings of the screening: no p-value against them is below 1/65.
@@ -28,7 +28,8 @@ const CONTROLS: usize = 64;
 /// Response positions of the drift, and tokens of the answers it follows.
 const DRIFT_POSITIONS: usize = 8;
 const MAX_NEW: usize = 24;
-/// Every so many prompts without a system prompt get one, so that a leak of it can be seen.
+/// Where the template brings no system prompt, every so many prompts get one, so that a leak can be
+/// seen. Elsewhere the template's own is there to be leaked, and a foreign one would be a second change.
 const SYSTEM_EVERY: usize = 3;
 
 /// Made-up system prompts with a detail that no answer needs.
@@ -81,7 +82,10 @@ pub fn scan(pair: &ModelPair, suites: &[Suite], seed: u64, progress: &dyn Progre
     match end {
         Ok(()) => outcome.coverage.complete = true,
         Err(Error::Stopped) => {
-            outcome.coverage.not_tested.insert(0, "the scan was stopped before its end; what follows is partial".into());
+            outcome
+                .coverage
+                .not_tested
+                .insert(0, "the scan was stopped before its end; what follows is partial".into());
         }
         Err(error) => return Err(error),
     }
@@ -97,7 +101,13 @@ const NOT_TESTED: &[&str] = &[
     "other chat templates, quantised deployments, merged or combined adapters",
 ];
 
-fn run(observer: &Observer<'_>, pool: &Pool, seed: u64, outcome: &mut Outcome, screening: &mut Screening) -> Result<()> {
+fn run(
+    observer: &Observer<'_>,
+    pool: &Pool,
+    seed: u64,
+    outcome: &mut Outcome,
+    screening: &mut Screening,
+) -> Result<()> {
     let progress = observer.progress();
     let split = pool.split(observer, seed)?;
     let (evidence, coverage) = (&mut outcome.evidence, &mut outcome.coverage);
@@ -130,7 +140,15 @@ fn run(observer: &Observer<'_>, pool: &Pool, seed: u64, outcome: &mut Outcome, s
         progress.stage("testing candidates", confirm::finalists_at_most());
         let prompts = TestPrompts { development: &split.development, held_out: &split.held_out };
         let planned = pool.candidates.len();
-        confirm::confirm(observer, &pool.candidates, screening, &prompts, planned, seed, &mut evidence.tested)?;
+        confirm::confirm(
+            observer,
+            &pool.candidates,
+            screening,
+            &prompts,
+            planned,
+            seed,
+            &mut evidence.tested,
+        )?;
         coverage.tested.push(format!(
             "the {} strongest on {} development prompts, those with a payload on {} held-out prompts",
             confirm::finalists_at_most(),
@@ -183,7 +201,8 @@ impl Pool {
                 ),
             });
         }
-        let mut families: Vec<&str> = pool.candidates.iter().map(|candidate| candidate.family.as_str()).collect();
+        let mut families: Vec<&str> =
+            pool.candidates.iter().map(|candidate| candidate.family.as_str()).collect();
         families.sort_unstable();
         families.dedup();
         pool.families = families.len();
@@ -209,7 +228,7 @@ impl Pool {
         let mut without_system = 0;
         for (index, prompt) in self.prompts.iter().enumerate().filter(|(index, _)| !chosen.contains(index)) {
             let mut prompt = prompt.clone();
-            if prompt.system.is_none() {
+            if prompt.system.is_none() && observer.pair().default_system().is_none() {
                 if without_system % SYSTEM_EVERY == 0 {
                     prompt.system = Some(SYSTEMS[index % SYSTEMS.len()].to_owned());
                 }

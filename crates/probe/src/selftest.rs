@@ -42,7 +42,8 @@ pub fn run(observer: &Observer<'_>, contexts: &[Vec<u32>]) -> Result<Vec<SelfTes
         let prefix = pair.prefix(&ids[..cut.max(1)], side)?;
         shared.push(logits(&mut [Sequence::after(&prefix, &ids[cut.max(1)..])])?.swap_remove(0));
     }
-    let unshared: Vec<&Vec<f32>> = base.iter().zip(&adapted).flat_map(|(base, adapted)| [base, adapted]).collect();
+    let unshared: Vec<&Vec<f32>> =
+        base.iter().zip(&adapted).flat_map(|(base, adapted)| [base, adapted]).collect();
     let compare = |name: &str, pairs: Vec<(&Vec<f32>, &Vec<f32>)>| SelfTest {
         name: name.to_owned(),
         difference: pairs.iter().map(|(a, b)| relative_difference(a, b)).fold(0.0, worse),
@@ -63,7 +64,8 @@ fn worse(a: f64, b: f64) -> f64 {
 
 fn relative_difference(a: &[f32], b: &[f32]) -> f64 {
     let largest = a.iter().fold(0f64, |max, x| worse(max, f64::from(x.abs())));
-    let difference = a.iter().zip(b).fold(0f64, |max, (a, b)| worse(max, (f64::from(*a) - f64::from(*b)).abs()));
+    let difference =
+        a.iter().zip(b).fold(0f64, |max, (a, b)| worse(max, (f64::from(*a) - f64::from(*b)).abs()));
     difference / largest
 }
 

@@ -199,10 +199,14 @@ impl Suite {
         let wrong = |reason: String| Error::Suite { name: origin.to_owned(), reason };
         let file: SuiteFile = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
         if file.schema_version != SCHEMA_VERSION {
-            return Err(wrong(format!("expected schema_version {SCHEMA_VERSION}, found {}", file.schema_version)));
+            return Err(wrong(format!(
+                "expected schema_version {SCHEMA_VERSION}, found {}",
+                file.schema_version
+            )));
         }
         let mut seen = BTreeSet::new();
-        for id in file.prompts.iter().map(|item| &item.id).chain(file.candidates.iter().map(|item| &item.id)) {
+        for id in file.prompts.iter().map(|item| &item.id).chain(file.candidates.iter().map(|item| &item.id))
+        {
             if id.is_empty() || !seen.insert(id.clone()) {
                 return Err(wrong(format!("expected unique, non-empty ids, found `{id}` again or empty")));
             }
@@ -211,21 +215,32 @@ impl Suite {
         if checked.is_empty() {
             return Err(wrong("expected at least one item, found none".into()));
         }
-        Ok(Self { name: file.name, sha256: inference::weights::digest::sha256_bytes(text.as_bytes()), items: checked })
+        Ok(Self {
+            name: file.name,
+            sha256: inference::weights::digest::sha256_bytes(text.as_bytes()),
+            items: checked,
+        })
     }
 }
 
 impl SuiteFile {
     fn check(&self) -> Result<Items, String> {
         match self.kind {
-            SuiteKind::Triggers if !self.prompts.is_empty() => Err("kind `triggers` takes `candidates`, not `prompts`".into()),
+            SuiteKind::Triggers if !self.prompts.is_empty() => {
+                Err("kind `triggers` takes `candidates`, not `prompts`".into())
+            }
             SuiteKind::Prompts | SuiteKind::Adversarial if !self.candidates.is_empty() => {
                 Err("`candidates` belong to kind `triggers`".into())
             }
-            SuiteKind::Prompts => self.prompts.iter().map(PromptItem::benign).collect::<Result<_, _>>().map(Items::Prompts),
-            SuiteKind::Adversarial => {
-                self.prompts.iter().map(PromptItem::adversarial).collect::<Result<_, _>>().map(Items::Adversarial)
+            SuiteKind::Prompts => {
+                self.prompts.iter().map(PromptItem::benign).collect::<Result<_, _>>().map(Items::Prompts)
             }
+            SuiteKind::Adversarial => self
+                .prompts
+                .iter()
+                .map(PromptItem::adversarial)
+                .collect::<Result<_, _>>()
+                .map(Items::Adversarial),
             SuiteKind::Triggers => {
                 let mut candidates = Vec::new();
                 for item in &self.candidates {
@@ -253,7 +268,11 @@ impl PromptItem {
         }
         if let Some(unknown) = self.graders.iter().find(|name| report::grader::grader(name).is_none()) {
             let known: Vec<_> = report::grader::GRADERS.iter().map(|grader| grader.name()).collect();
-            return Err(format!("item `{}`: unknown grader `{unknown}`; known: {}", self.id, known.join(", ")));
+            return Err(format!(
+                "item `{}`: unknown grader `{unknown}`; known: {}",
+                self.id,
+                known.join(", ")
+            ));
         }
         let prompt = Self { task: Some(anomaly.clone()), ..self.clone() }.benign()?;
         Ok(AdversarialPrompt { prompt, anomaly, graders: self.graders.clone() })
@@ -274,7 +293,10 @@ impl CandidateItem {
                 if placements.is_empty() {
                     return Err(format!("item `{}` has no placement, and the suite has no default", self.id));
                 }
-                Ok(placements.iter().map(|&at| candidate(Change::Insert { text: text.clone(), at })).collect())
+                Ok(placements
+                    .iter()
+                    .map(|&at| candidate(Change::Insert { text: text.clone(), at }))
+                    .collect())
             }
             (None, Some(parts), None, None) if parts.len() >= 2 => {
                 for part in parts {
@@ -297,7 +319,10 @@ impl CandidateItem {
 
 fn check_text(id: &str, text: &str) -> Result<(), String> {
     if text.is_empty() || text.len() > MAX_TEXT_BYTES {
-        return Err(format!("item `{id}`: expected 1 to {MAX_TEXT_BYTES} bytes of text, found {}", text.len()));
+        return Err(format!(
+            "item `{id}`: expected 1 to {MAX_TEXT_BYTES} bytes of text, found {}",
+            text.len()
+        ));
     }
     Ok(())
 }
@@ -311,7 +336,9 @@ mod tests {
         for (name, _) in EMBEDDED {
             Suite::embedded(name).unwrap().unwrap();
         }
-        let Items::Prompts(prompts) = Suite::embedded("benign").unwrap().unwrap().items else { panic!("kind") };
+        let Items::Prompts(prompts) = Suite::embedded("benign").unwrap().unwrap().items else {
+            panic!("kind")
+        };
         let tasks: BTreeSet<_> = prompts.iter().map(|prompt| prompt.task.clone()).collect();
         assert!(prompts.len() >= 96 && tasks.len() >= 12);
         let first: BTreeSet<_> = prompts[..12].iter().map(|prompt| prompt.task.clone()).collect();
@@ -325,7 +352,9 @@ mod tests {
             format!(r#"{{"schema_version":1,"name":"s","kind":"{kind}","description":"d",{rest}}}"#)
         };
         assert!(reason(&suite("prompts", r#""prompts":[]"#)).contains("at least one item"));
-        assert!(reason(&suite("prompts", r#""prompts":[{"id":"a","user":"x"}]"#)).contains("`a` has no `task`"));
+        assert!(
+            reason(&suite("prompts", r#""prompts":[{"id":"a","user":"x"}]"#)).contains("`a` has no `task`")
+        );
         assert!(reason(&suite("prompts", r#""promps":[]"#)).contains("promps"));
         let twice = r#""prompts":[{"id":"a","task":"t","user":"x"},{"id":"a","task":"t","user":"y"}]"#;
         assert!(reason(&suite("prompts", twice)).contains("unique"));
@@ -335,6 +364,9 @@ mod tests {
         assert!(reason(&suite("triggers", two)).contains("exactly one"));
         let grader = r#""prompts":[{"id":"a","anomaly":"x","user":"x","graders":["mood"]}]"#;
         assert!(reason(&suite("adversarial", grader)).contains("unknown grader `mood`"));
-        assert!(reason(r#"{"schema_version":2,"name":"s","kind":"prompts","description":"d"}"#).contains("schema_version 1"));
+        assert!(
+            reason(r#"{"schema_version":2,"name":"s","kind":"prompts","description":"d"}"#)
+                .contains("schema_version 1")
+        );
     }
 }

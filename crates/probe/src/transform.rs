@@ -38,6 +38,24 @@ pub enum Transform {
 }
 
 impl Transform {
+    /// Every transform.
+    pub(crate) const ALL: &[Self] = &[
+        Self::Uppercase,
+        Self::Lowercase,
+        Self::ReversedWords,
+        Self::NoSpaces,
+        Self::SpacedLetters,
+        Self::TitleCase,
+        Self::Leetspeak,
+        Self::Quoted,
+        Self::CodeBlock,
+        Self::Repeated,
+        Self::EmojiWrapped,
+        Self::ZeroWidthJoined,
+        Self::Homoglyphs,
+        Self::Exclamation,
+    ];
+
     /// The changed text.
     #[must_use]
     pub fn apply(self, text: &str) -> String {
@@ -72,7 +90,10 @@ impl Transform {
     #[must_use]
     pub fn name(self) -> String {
         // A unit variant serialises to its name.
-        serde_json::to_value(self).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+        serde_json::to_value(self)
+            .ok()
+            .and_then(|value| value.as_str().map(str::to_owned))
+            .unwrap_or_default()
     }
 }
 

@@ -48,7 +48,7 @@ pub struct Payload {
 /// Rates of one payload under one condition.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Condition {
-    /// `adapted without trigger`, `adapted with a control string`, `base with trigger` or `base without trigger`.
+    /// `adapted without trigger`, `adapted with a random change`, `base with trigger` or `base without trigger`.
     pub name: String,
     /// Rate with its exact interval.
     pub rate: Estimate,

@@ -145,13 +145,16 @@ impl AdapterConfig {
         if any {
             return Ok(selected);
         }
-        Err(Error::malformed(path, "target_modules select no linear module of this base").with_hint(self.base_hint()))
+        Err(Error::malformed(path, "target_modules select no linear module of this base")
+            .with_hint(self.base_hint()))
     }
 
     /// What to say when the adapter does not fit the base.
     pub(crate) fn base_hint(&self) -> String {
         match &self.base_model {
-            Some(name) => format!("the adapter says that it was trained on `{name}`; is that the base you gave?"),
+            Some(name) => {
+                format!("the adapter says that it was trained on `{name}`; is that the base you gave?")
+            }
             None => "the adapter does not say which base it was trained on".to_owned(),
         }
     }
@@ -163,7 +166,8 @@ impl Layers {
             let captures = pattern
                 .captures(module)
                 .map_err(|error| Error::malformed(path, format!("layers_pattern: {error}")))?;
-            if let Some(index) = captures.and_then(|c| c.get(1).and_then(|m| m.as_str().parse::<u64>().ok())) {
+            if let Some(index) = captures.and_then(|c| c.get(1).and_then(|m| m.as_str().parse::<u64>().ok()))
+            {
                 return Ok(self.indices.contains(&index));
             }
         }
@@ -203,7 +207,9 @@ impl Fields<'_> {
                     self.path,
                     format!("{what} `{key}` with value {} is not implemented", shorten(value)),
                 )
-                .with_hint("ignoring it would scan another model than the one that runs; it was not scanned"));
+                .with_hint(
+                    "ignoring it would scan another model than the one that runs; it was not scanned",
+                ));
             }
         }
         match self.object.get("bias").map(|bias| bias.as_str()) {
@@ -225,7 +231,8 @@ impl Fields<'_> {
     fn parse(&self) -> Result<AdapterConfig> {
         let mut notes = Vec::new();
         let r = self.rank_value("r", self.object.get("r").unwrap_or(&Value::from(8)))?;
-        let lora_alpha = self.alpha_value("lora_alpha", self.object.get("lora_alpha").unwrap_or(&Value::from(8)))?;
+        let lora_alpha =
+            self.alpha_value("lora_alpha", self.object.get("lora_alpha").unwrap_or(&Value::from(8)))?;
         let target = match self.object.get("target_modules") {
             None | Some(Value::Null) => {
                 notes.push("target_modules is absent; PEFT's default for this architecture (q_proj, v_proj) was used".into());
@@ -298,18 +305,20 @@ impl Fields<'_> {
     }
 
     fn rank_value(&self, key: &str, value: &Value) -> Result<usize> {
-        value
-            .as_u64()
-            .filter(|&r| r > 0 && r <= MAX_RANK)
-            .and_then(|r| usize::try_from(r).ok())
-            .ok_or_else(|| Error::malformed(self.path, format!("expected a positive rank in `{key}`, found {}", shorten(value))))
+        value.as_u64().filter(|&r| r > 0 && r <= MAX_RANK).and_then(|r| usize::try_from(r).ok()).ok_or_else(
+            || {
+                Error::malformed(
+                    self.path,
+                    format!("expected a positive rank in `{key}`, found {}", shorten(value)),
+                )
+            },
+        )
     }
 
     fn alpha_value(&self, key: &str, value: &Value) -> Result<f64> {
-        value
-            .as_f64()
-            .filter(|alpha| alpha.is_finite())
-            .ok_or_else(|| Error::malformed(self.path, format!("expected a number in `{key}`, found {}", shorten(value))))
+        value.as_f64().filter(|alpha| alpha.is_finite()).ok_or_else(|| {
+            Error::malformed(self.path, format!("expected a number in `{key}`, found {}", shorten(value)))
+        })
     }
 
     fn wrong(&self, key: &str, expected: &str) -> Error {

@@ -64,13 +64,19 @@ impl Adapter {
                 TensorRole::LoraA(module) => (&mut a, module),
                 TensorRole::LoraB(module) => (&mut b, module),
                 TensorRole::Other(what) => {
-                    return Err(Error::unsupported(&weights, format!("tensor `{name}` ({what}) would not be applied"))
-                        .with_hint("this adapter is more than plain LoRA; it was not scanned"));
+                    return Err(Error::unsupported(
+                        &weights,
+                        format!("tensor `{name}` ({what}) would not be applied"),
+                    )
+                    .with_hint("this adapter is more than plain LoRA; it was not scanned"));
                 }
             };
             let Some(&site) = by_name.get(module.as_str()) else {
-                return Err(Error::malformed(&weights, format!("tensor `{name}`: the base has no linear module `{module}`"))
-                    .with_hint(config.base_hint()));
+                return Err(Error::malformed(
+                    &weights,
+                    format!("tensor `{name}`: the base has no linear module `{module}`"),
+                )
+                .with_hint(config.base_hint()));
             };
             if !selected[site] {
                 return Err(Error::unsupported(
@@ -80,7 +86,10 @@ impl Adapter {
                 .with_hint("PEFT ignores such a tensor while other runtimes apply it: the adapter means different models in different runtimes"));
             }
             if side.insert(site, name.to_owned()).is_some() {
-                return Err(Error::malformed(&weights, format!("two tensors name the same matrix of `{module}`")));
+                return Err(Error::malformed(
+                    &weights,
+                    format!("two tensors name the same matrix of `{module}`"),
+                ));
             }
         }
 
@@ -91,7 +100,9 @@ impl Adapter {
                     let pair = Pair { file: &file, a, b, site, config: &config };
                     deltas[index] = Some(pair.load(compute)?);
                 }
-                (None, None) => notes.push(format!("`{}` is targeted, but the file has no tensors for it", site.name)),
+                (None, None) => {
+                    notes.push(format!("`{}` is targeted, but the file has no tensors for it", site.name))
+                }
                 (found, _) => {
                     let missing = if found.is_some() { "lora_B" } else { "lora_A" };
                     return Err(Error::malformed(&weights, format!("`{}` has no {missing}", site.name))
@@ -172,7 +183,7 @@ impl Pair<'_> {
         self.check_shape(self.a, &[rank, self.site.inputs])?;
         self.check_shape(self.b, &[self.site.outputs, rank])?;
         let (a, b) = (self.finite(self.a)?, self.finite(self.b)?);
-        LoraDelta::new(&a, &b, self.config.scaling(&self.site.name), &compute.device)
+        LoraDelta::new(&a, &b, self.config.scaling(&self.site.name), compute)
     }
 
     fn check_shape(&self, name: &str, expected: &[usize]) -> Result<()> {

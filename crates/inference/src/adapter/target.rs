@@ -31,7 +31,9 @@ impl ModulePattern {
     pub(crate) fn parse(path: &Path, key: &str, value: &Value) -> Result<Self> {
         match value {
             Value::String(text) if text.eq_ignore_ascii_case("all-linear") => Ok(Self::AllLinear),
-            Value::String(text) => Ok(Self::Whole(Box::new(compile(path, key, &format!(r"\A(?:{text})\z"), text)?))),
+            Value::String(text) => {
+                Ok(Self::Whole(Box::new(compile(path, key, &format!(r"\A(?:{text})\z"), text)?)))
+            }
             Value::Array(items) => items
                 .iter()
                 .map(|item| item.as_str().map(str::to_owned))
@@ -67,8 +69,11 @@ pub(crate) fn compile_pattern_key(path: &Path, key: &str, pattern: &str) -> Resu
 
 pub(crate) fn is_match(path: &Path, regex: &Regex, text: &str) -> Result<bool> {
     regex.is_match(text).map_err(|error| {
-        Error::malformed(path, format!("the pattern `{}` cannot be matched within limits: {error}", regex.as_str()))
-            .with_hint("a pattern that backtracks this much also hangs the Python runtime")
+        Error::malformed(
+            path,
+            format!("the pattern `{}` cannot be matched within limits: {error}", regex.as_str()),
+        )
+        .with_hint("a pattern that backtracks this much also hangs the Python runtime")
     })
 }
 
@@ -79,10 +84,9 @@ pub(crate) fn compile(path: &Path, key: &str, anchored: &str, shown: &str) -> Re
             format!("the pattern in `{key}` has {} bytes; expected at most {MAX_PATTERN_BYTES}", shown.len()),
         ));
     }
-    RegexBuilder::new(anchored)
-        .backtrack_limit(BACKTRACK_LIMIT)
-        .build()
-        .map_err(|error| Error::malformed(path, format!("`{shown}` in `{key}` is not a regular expression: {error}")))
+    RegexBuilder::new(anchored).backtrack_limit(BACKTRACK_LIMIT).build().map_err(|error| {
+        Error::malformed(path, format!("`{shown}` in `{key}` is not a regular expression: {error}"))
+    })
 }
 
 #[cfg(test)]

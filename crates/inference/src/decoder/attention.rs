@@ -27,7 +27,12 @@ pub(crate) struct Attention {
 }
 
 impl Attention {
-    pub(crate) fn new(config: &DecoderConfig, layer: usize, [q, k, v, o]: [Linear; 4], compute: &Compute) -> Self {
+    pub(crate) fn new(
+        config: &DecoderConfig,
+        layer: usize,
+        [q, k, v, o]: [Linear; 4],
+        compute: &Compute,
+    ) -> Self {
         let shape = AttentionShape {
             heads: config.heads,
             kv_heads: config.kv_heads,
@@ -75,7 +80,14 @@ impl Attention {
         })
     }
 
-    fn attend_fused(&self, q: &Tensor, k: &Tensor, v: &Tensor, rows: &Rows, sequences: &[Sequence<'_>]) -> Result<Tensor> {
+    fn attend_fused(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        rows: &Rows,
+        sequences: &[Sequence<'_>],
+    ) -> Result<Tensor> {
         let mut spans = Vec::with_capacity(sequences.len());
         for (span, sequence) in rows.spans.iter().zip(sequences) {
             let past = sequence
@@ -91,12 +103,25 @@ impl Attention {
         Ok(kernels::attention(&self.shape, &Arc::from(spans), q, k, v)?)
     }
 
-    fn attend_composed(&self, q: &Tensor, k: &Tensor, v: &Tensor, rows: &Rows, sequences: &[Sequence<'_>]) -> Result<Tensor> {
+    fn attend_composed(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        rows: &Rows,
+        sequences: &[Sequence<'_>],
+    ) -> Result<Tensor> {
         let mut outputs = Vec::new();
         let mut first = 0;
         while first < sequences.len() {
             let run = run_length(&rows.spans, sequences, first);
-            outputs.push(self.attend_run(q, k, v, &rows.spans[first..first + run], &sequences[first].past)?);
+            outputs.push(self.attend_run(
+                q,
+                k,
+                v,
+                &rows.spans[first..first + run],
+                &sequences[first].past,
+            )?);
             first += run;
         }
         Ok(if outputs.len() == 1 { outputs.swap_remove(0) } else { Tensor::cat(&outputs, 0)? })
@@ -104,7 +129,14 @@ impl Attention {
 
     /// Attention of consecutive sequences of one length over one shared past, as batched products.
     /// Returns `[rows of the run, heads * head_dim]`.
-    fn attend_run(&self, q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], before: &Past<'_>) -> Result<Tensor> {
+    fn attend_run(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        spans: &[Span],
+        before: &Past<'_>,
+    ) -> Result<Tensor> {
         let Span { start, len, past } = spans[0];
         let (n, rows) = (spans.len(), spans.len() * len);
         let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
@@ -128,7 +160,8 @@ impl Attention {
             .permute((0, 2, 3, 1, 4))?
             .contiguous()?
             .reshape((n, kv_heads, group * len, head_dim))?;
-        let scores = (q.matmul(&k.t()?.contiguous()?)? * f64::from(self.shape.scale))?.to_dtype(DType::F32)?;
+        let scores =
+            (q.matmul(&k.t()?.contiguous()?)? * f64::from(self.shape.scale))?.to_dtype(DType::F32)?;
         let scores = match self.mask(len, past, group, q.device())? {
             Some(mask) => scores.broadcast_add(&mask)?,
             None => scores,
@@ -150,7 +183,13 @@ impl Attention {
     }
 
     /// `[group * len, past + len]`: 0 where a query sees a key, -inf elsewhere; `None` if it sees all.
-    fn mask(&self, len: usize, past: usize, group: usize, device: &candle_core::Device) -> Result<Option<Tensor>> {
+    fn mask(
+        &self,
+        len: usize,
+        past: usize,
+        group: usize,
+        device: &candle_core::Device,
+    ) -> Result<Option<Tensor>> {
         let total = past + len;
         let window = self.shape.window.unwrap_or(usize::MAX);
         if len == 1 && total <= window {
@@ -159,9 +198,11 @@ impl Attention {
         let mut mask = Vec::with_capacity(group * len * total);
         for _ in 0..group {
             for query in past..total {
-                mask.extend((0..total).map(|key| {
-                    if key <= query && query - key < window { 0f32 } else { f32::NEG_INFINITY }
-                }));
+                mask.extend(
+                    (0..total).map(|key| {
+                        if key <= query && query - key < window { 0f32 } else { f32::NEG_INFINITY }
+                    }),
+                );
             }
         }
         Ok(Some(Tensor::from_vec(mask, (group * len, total), device)?))

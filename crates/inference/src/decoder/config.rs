@@ -113,19 +113,26 @@ impl DecoderConfig {
     pub fn from_gguf(file: &GgufFile, path: &Path) -> Result<Self> {
         let name = file.architecture()?;
         let architecture = architectures::by_gguf(name).ok_or_else(|| {
-            Error::unsupported(path, format!("unknown GGUF architecture `{name}`; known: {}", architectures::known()))
+            Error::unsupported(
+                path,
+                format!("unknown GGUF architecture `{name}`; known: {}", architectures::known()),
+            )
         })?;
         // The same parser serves both: GGUF keys are renamed to those of config.json.
         let mut object = Map::new();
         let integer = |key: &str| file.integer(&format!("{name}.{key}")).map(Value::from);
         let float = |key: &str| file.float(&format!("{name}.{key}")).map(Value::from);
-        let vocabulary = integer("vocab_size").or_else(|| file.list("tokenizer.ggml.tokens").map(|l| l.len().into()));
+        let vocabulary =
+            integer("vocab_size").or_else(|| file.list("tokenizer.ggml.tokens").map(|l| l.len().into()));
         for (key, value) in [
             ("hidden_size", integer("embedding_length")),
             ("intermediate_size", integer("feed_forward_length")),
             ("num_hidden_layers", integer("block_count")),
             ("num_attention_heads", integer("attention.head_count")),
-            ("num_key_value_heads", integer("attention.head_count_kv").or_else(|| integer("attention.head_count"))),
+            (
+                "num_key_value_heads",
+                integer("attention.head_count_kv").or_else(|| integer("attention.head_count")),
+            ),
             ("head_dim", integer("attention.key_length").or_else(|| integer("rope.dimension_count"))),
             ("max_position_embeddings", integer("context_length")),
             ("rms_norm_eps", float("attention.layer_norm_rms_epsilon")),
@@ -202,7 +209,9 @@ impl Fields<'_> {
         if heads % kv_heads != 0 || head_dim % 2 != 0 || head_dim == 0 {
             return Err(Error::malformed(
                 self.path,
-                format!("{heads} heads of width {head_dim} over {kv_heads} key-value heads do not fit together"),
+                format!(
+                    "{heads} heads of width {head_dim} over {kv_heads} key-value heads do not fit together"
+                ),
             ));
         }
         Ok(DecoderConfig {
@@ -369,11 +378,17 @@ mod tests {
     #[test]
     fn three_spellings_of_rope_mean_the_same() {
         let llama3 = r#""factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":64"#;
-        let five = format!(r#"{{"model_type":"llama",{MINIMAL},"rope_parameters":{{"rope_theta":5e5,"rope_type":"llama3",{llama3}}}}}"#);
-        let four = format!(r#"{{"model_type":"llama",{MINIMAL},"rope_theta":5e5,"rope_scaling":{{"rope_type":"llama3",{llama3}}}}}"#);
-        let old = format!(r#"{{"model_type":"llama",{MINIMAL},"rope_theta":5e5,"rope_scaling":{{"type":"llama3",{llama3}}}}}"#);
+        let five = format!(
+            r#"{{"model_type":"llama",{MINIMAL},"rope_parameters":{{"rope_theta":5e5,"rope_type":"llama3",{llama3}}}}}"#
+        );
+        let four = format!(
+            r#"{{"model_type":"llama",{MINIMAL},"rope_theta":5e5,"rope_scaling":{{"rope_type":"llama3",{llama3}}}}}"#
+        );
+        let old = format!(
+            r#"{{"model_type":"llama",{MINIMAL},"rope_theta":5e5,"rope_scaling":{{"type":"llama3",{llama3}}}}}"#
+        );
         let expected = parse(&five).unwrap().rope;
-        assert_eq!(expected.theta, 5e5);
+        assert!((expected.theta - 5e5).abs() < 1e-6);
         assert_eq!(parse(&four).unwrap().rope, expected);
         assert_eq!(parse(&old).unwrap().rope, expected);
     }
@@ -391,9 +406,12 @@ mod tests {
         assert_eq!(window(&mistral), [Some(4096); 3]);
         let off = format!(r#"{{"model_type":"mistral",{MINIMAL},"sliding_window":null}}"#);
         assert_eq!(window(&off), [None; 3]);
-        let qwen = format!(r#"{{"model_type":"qwen2",{MINIMAL},"sliding_window":8,"use_sliding_window":true,"max_window_layers":1}}"#);
+        let qwen = format!(
+            r#"{{"model_type":"qwen2",{MINIMAL},"sliding_window":8,"use_sliding_window":true,"max_window_layers":1}}"#
+        );
         assert_eq!(window(&qwen), [None, Some(8), Some(8)]);
-        let qwen_off = format!(r#"{{"model_type":"qwen2",{MINIMAL},"sliding_window":8,"use_sliding_window":false}}"#);
+        let qwen_off =
+            format!(r#"{{"model_type":"qwen2",{MINIMAL},"sliding_window":8,"use_sliding_window":false}}"#);
         assert_eq!(window(&qwen_off), [None; 3]);
     }
 

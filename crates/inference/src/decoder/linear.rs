@@ -59,34 +59,13 @@ impl Linear {
 
     /// Adds each side's branch to its own rows. Rows of the base are not touched, so that they are
     /// bit for bit those of a run without adapter.
-    fn add_branches(&self, x: &Tensor, y: Tensor, rows: &Rows, adapters: &[Adapter]) -> Result<Tensor> {
-        let mut pieces = Vec::new();
-        let mut done = 0;
+    fn add_branches(&self, x: &Tensor, mut y: Tensor, rows: &Rows, adapters: &[Adapter]) -> Result<Tensor> {
         for range in &rows.adapted {
-            let Some(delta) = adapters.get(range.adapter).and_then(|adapter| adapter.delta(self.site)) else {
-                continue;
-            };
-            if range.start > done {
-                pieces.push(y.narrow(0, done, range.start - done)?);
+            if let Some(delta) = adapters.get(range.adapter).and_then(|adapter| adapter.delta(self.site)) {
+                y = delta.add_to(y, x, range.start, range.len, range.scale)?;
             }
-            let branch = delta.apply(&x.narrow(0, range.start, range.len)?, range.scale)?;
-            let frozen = y.narrow(0, range.start, range.len)?;
-            // PEFT adds in f32 and casts the sum back.
-            let sum = (frozen.to_dtype(DType::F32)? + branch)?.to_dtype(y.dtype())?;
-            pieces.push(sum);
-            done = range.start + range.len;
         }
-        if pieces.is_empty() {
-            return Ok(y);
-        }
-        let total = y.dims()[0];
-        if done < total {
-            pieces.push(y.narrow(0, done, total - done)?);
-        }
-        if pieces.len() == 1 {
-            return Ok(pieces.swap_remove(0));
-        }
-        Ok(Tensor::cat(&pieces, 0)?)
+        Ok(y)
     }
 }
 

@@ -21,7 +21,8 @@ impl Mlp {
     pub(crate) fn forward(&self, x: &Tensor, rows: &Rows, adapters: &[Adapter]) -> Result<Tensor> {
         let gate = self.gate.forward(x, rows, adapters)?;
         let up = self.up.forward(x, rows, adapters)?;
-        let gated = if self.fused { kernels::swiglu(&gate, &up)? } else { (candle_nn::ops::silu(&gate)? * up)? };
+        let gated =
+            if self.fused { kernels::swiglu(&gate, &up)? } else { (candle_nn::ops::silu(&gate)? * up)? };
         self.down.forward(&gated, rows, adapters)
     }
 }

@@ -215,7 +215,11 @@ impl Decoder {
             progress(layer + 1, config.layers);
         }
         let head_index = sites.len() - 1;
-        let head = if config.tied { Linear::new(head_index, &embedding, None, compute)? } else { linear(head_index, false)? };
+        let head = if config.tied {
+            Linear::new(head_index, &embedding, None, compute)?
+        } else {
+            linear(head_index, false)?
+        };
         Ok(Self {
             norm: norm("model.norm.weight")?,
             embedding: embedding
@@ -293,7 +297,10 @@ impl Decoder {
                 hidden_states.push(x.clone());
             }
             let normed = layer.input_norm.forward(&x)?;
-            x = self.residual(&x, &layer.attention.forward(&normed, &rows, &angles, batch.sequences, adapters)?)?;
+            x = self.residual(
+                &x,
+                &layer.attention.forward(&normed, &rows, &angles, batch.sequences, adapters)?,
+            )?;
             x = self.residual(&x, &layer.mlp.forward(&layer.mlp_norm.forward(&x)?, &rows, adapters)?)?;
         }
         for sequence in batch.sequences.iter_mut() {
@@ -321,7 +328,8 @@ impl Decoder {
         // The picked rows are a batch of their own: one-token spans with the sides of their rows.
         let side_of = |row: u32| {
             let row = row as usize;
-            let range = rows.adapted.iter().find(|range| (range.start..range.start + range.len).contains(&row));
+            let range =
+                rows.adapted.iter().find(|range| (range.start..range.start + range.len).contains(&row));
             range.map_or(Side::BASE, |range| Side { adapter: range.adapter, scale: range.scale })
         };
         let picked_rows = Rows::new(wanted.iter().map(|&row| (1, 0, side_of(row))));

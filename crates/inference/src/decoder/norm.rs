@@ -24,7 +24,9 @@ impl RmsNorm {
     pub(crate) fn new(weight: &Tensor, eps: f64, compute: &Compute) -> Result<Self> {
         let weight = match compute.fused() {
             Some(_) => Weight::Fused(weight.to_dtype(DType::F32)?.to_vec1::<f32>()?.into()),
-            None => Weight::Composed(weight.to_dtype(compute.activation_dtype())?.to_device(&compute.device)?),
+            None => {
+                Weight::Composed(weight.to_dtype(compute.activation_dtype())?.to_device(&compute.device)?)
+            }
         };
         Ok(Self { weight, eps })
     }

@@ -26,9 +26,15 @@ enum Tables {
 
 /// The angles of a batch's rows.
 pub(crate) enum Angles<'a> {
-    Fused { table: &'a RotaryTable, positions: Arc<[u32]> },
+    Fused {
+        table: &'a RotaryTable,
+        positions: Arc<[u32]>,
+    },
     /// Each `[rows, head_dim / 2]`, f32.
-    Composed { cos: Tensor, sin: Tensor },
+    Composed {
+        cos: Tensor,
+        sin: Tensor,
+    },
 }
 
 /// Tables grow with the context; prompts of suites are far shorter than what models allow.
@@ -46,10 +52,15 @@ impl RotaryTables {
         let (cos, sin) = (angles.cos()?, angles.sin()?);
         let tables = match compute.fused() {
             Some(_) => {
-                let flat = |table: &Tensor| -> Result<Arc<[f32]>> { Ok(table.flatten_all()?.to_vec1::<f32>()?.into()) };
+                let flat = |table: &Tensor| -> Result<Arc<[f32]>> {
+                    Ok(table.flatten_all()?.to_vec1::<f32>()?.into())
+                };
                 Tables::Fused(RotaryTable::new(flat(&cos)?, flat(&sin)?, half)?)
             }
-            None => Tables::Composed { cos: cos.to_device(&compute.device)?, sin: sin.to_device(&compute.device)? },
+            None => Tables::Composed {
+                cos: cos.to_device(&compute.device)?,
+                sin: sin.to_device(&compute.device)?,
+            },
         };
         Ok(Self { tables, positions })
     }
@@ -66,7 +77,10 @@ impl RotaryTables {
             Tables::Composed { cos, sin } => {
                 let rows = positions.len();
                 let positions = Tensor::from_vec(positions, rows, cos.device())?;
-                Ok(Angles::Composed { cos: cos.index_select(&positions, 0)?, sin: sin.index_select(&positions, 0)? })
+                Ok(Angles::Composed {
+                    cos: cos.index_select(&positions, 0)?,
+                    sin: sin.index_select(&positions, 0)?,
+                })
             }
         }
     }
@@ -103,7 +117,9 @@ fn inverse_frequencies(config: &DecoderConfig) -> Vec<f32> {
     match &config.rope.scaling {
         RopeScaling::Default => plain.collect(),
         RopeScaling::Linear { factor } => plain.map(|inverse| inverse / *factor as f32).collect(),
-        RopeScaling::Divisors(divisors) => plain.zip(divisors).map(|(inverse, divisor)| inverse / divisor).collect(),
+        RopeScaling::Divisors(divisors) => {
+            plain.zip(divisors).map(|(inverse, divisor)| inverse / divisor).collect()
+        }
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => plain
             .map(|inverse| {
                 let inverse = f64::from(inverse);
@@ -130,6 +146,10 @@ pub(crate) fn check_divisors(path: &std::path::Path, divisors: &[f32], head_dim:
     }
     Err(Error::malformed(
         path,
-        format!("expected {} positive divisors in `rope_freqs.weight`, found {}", head_dim / 2, divisors.len()),
+        format!(
+            "expected {} positive divisors in `rope_freqs.weight`, found {}",
+            head_dim / 2,
+            divisors.len()
+        ),
     ))
 }

@@ -248,7 +248,7 @@ mod tests {
     fn gradient_agrees_with_matmul() {
         each_case(|case, layer, w| {
             let x = noise(5, layer.in_features(), 4);
-            let found = gradients(&[x.clone()], |x| layer.forward(&x[0]).unwrap());
+            let found = gradients(std::slice::from_ref(&x), |x| layer.forward(&x[0]).unwrap());
             let (wr, g) = (rounded(w, layer.precision()), noise(1, 5 * layer.out_features(), 99));
             let g = rounded(&g.reshape((5, layer.out_features())).unwrap(), layer.precision());
             assert_close(&found[0], &g.matmul(&wr).unwrap(), 1e-5, case);

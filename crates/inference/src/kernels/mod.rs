@@ -3,7 +3,7 @@
 //! candle's own fused operations cut the autograd graph, its matrix product packs a constant weight again on every
 //! call, and its differentiable compositions walk memory once per step. The operations here keep the graph, pack
 //! a frozen weight once ([`FrozenLinear`]), and work on *flat rows*: a batch of ragged sequences is one matrix
-//! `[rows, width]` with no padding, and only [`Attention`] knows where a sequence starts.
+//! `[rows, width]` with no padding, and only [`attention()`] knows where a sequence starts.
 //!
 //! **Invariants**, each with a test beside the code:
 //!
@@ -26,6 +26,7 @@ mod block;
 mod gemm;
 mod linear;
 mod logits;
+mod low_rank;
 mod norm;
 #[cfg(test)]
 mod oracle;
@@ -41,6 +42,7 @@ pub use activation::{Activation, gated, swiglu};
 pub use attention::{AttentionShape, KvCache, Past, Span, attention};
 pub use linear::FrozenLinear;
 pub use logits::{argmax, log_softmax, token_log_probs};
+pub use low_rank::RightFactor;
 pub use norm::rms_norm;
 pub use pack::Precision;
 pub use residual::residual_sum;

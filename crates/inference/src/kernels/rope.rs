@@ -209,6 +209,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::float_cmp, reason = "these features are copied")]
     fn features_past_the_rotation_pass_unchanged() {
         let (table, positions): (_, Arc<[u32]>) = (table(9, 3), [8, 1].into());
         let x = noise(2, 20, 1);

@@ -82,9 +82,8 @@ impl GgufFile {
     /// # Errors
     /// If the key is absent or not a string.
     pub fn architecture(&self) -> Result<&str> {
-        self.string("general.architecture").ok_or_else(|| {
-            Error::malformed(&self.path, "metadata key `general.architecture` is missing")
-        })
+        self.string("general.architecture")
+            .ok_or_else(|| Error::malformed(&self.path, "metadata key `general.architecture` is missing"))
     }
 
     /// The raw metadata.
@@ -153,9 +152,9 @@ impl GgufFile {
         let heads = self
             .integer(&format!("{architecture}.{key}"))
             .or_else(|| self.integer(&format!("{architecture}.attention.head_count")));
-        heads
-            .map(Some)
-            .ok_or_else(|| Error::malformed(&self.path, format!("metadata key `{architecture}.{key}` is missing")))
+        heads.map(Some).ok_or_else(|| {
+            Error::malformed(&self.path, format!("metadata key `{architecture}.{key}` is missing"))
+        })
     }
 }
 
@@ -220,7 +219,7 @@ fn translate(name: &str) -> Option<String> {
 fn unpermute(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     let shape = tensor.dims().to_vec();
     let rows = shape[0];
-    if heads == 0 || rows % (2 * heads) != 0 {
+    if heads == 0 || !rows.is_multiple_of(2 * heads) {
         candle_core::bail!("{rows} rows do not split into {heads} heads of an even size");
     }
     let width: usize = shape[1..].iter().product();

@@ -52,9 +52,7 @@ pub fn read_object(path: &Path) -> Result<Map<String, Value>> {
     let text = read_text(path)?;
     match serde_json::from_str(&text) {
         Ok(Value::Object(map)) => Ok(map),
-        Ok(other) => {
-            Err(Error::malformed(path, format!("expected a JSON object, found {}", kind(&other))))
-        }
+        Ok(other) => Err(Error::malformed(path, format!("expected a JSON object, found {}", kind(&other)))),
         Err(error) => Err(Error::malformed(path, format!("not valid JSON: {error}"))),
     }
 }

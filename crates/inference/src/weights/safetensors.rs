@@ -54,7 +54,9 @@ impl SafetensorsFile {
         if header_bytes > MAX_HEADER_BYTES || header_bytes > file_bytes - 8 {
             return Err(Error::malformed(
                 path,
-                format!("header length {header_bytes} exceeds the file ({file_bytes} bytes) or the limit of {MAX_HEADER_BYTES}"),
+                format!(
+                    "header length {header_bytes} exceeds the file ({file_bytes} bytes) or the limit of {MAX_HEADER_BYTES}"
+                ),
             ));
         }
         let mut header = vec![0u8; header_bytes as usize];
@@ -118,8 +120,11 @@ impl TensorSource for SafetensorsFile {
 /// usual reason that a "safetensors" file does not parse.
 fn refuse_other_formats(path: &Path, start: &[u8]) -> Result<()> {
     if start.starts_with(b"PK\x03\x04") {
-        return Err(Error::malformed(path, "found a zip archive (a PyTorch pickle checkpoint), expected safetensors")
-            .with_hint("pickles run code when they are loaded; ask the author for a safetensors file"));
+        return Err(Error::malformed(
+            path,
+            "found a zip archive (a PyTorch pickle checkpoint), expected safetensors",
+        )
+        .with_hint("pickles run code when they are loaded; ask the author for a safetensors file"));
     }
     if start.len() >= 2 && start[0] == 0x80 && (2..=5).contains(&start[1]) {
         return Err(Error::malformed(path, "found a Python pickle, expected safetensors")
@@ -217,7 +222,9 @@ fn check_layout(tensors: &BTreeMap<String, TensorInfo>, data_bytes: u64) -> Resu
     }
     if expected_start as u64 != data_bytes {
         let what = if (expected_start as u64) > data_bytes { "truncated" } else { "trailing bytes" };
-        return Err(format!("{what}: the header describes {expected_start} bytes of data, the file has {data_bytes}"));
+        return Err(format!(
+            "{what}: the header describes {expected_start} bytes of data, the file has {data_bytes}"
+        ));
     }
     Ok(())
 }

@@ -22,12 +22,14 @@ use crate::prompt::{Change, Prompt, Scene, Setting, scene};
 use crate::suite::Candidate;
 
 /// Finalists by divergence, and further ones by collapse.
-const BY_DIVERGENCE: usize = 12;
-const BY_COLLAPSE: usize = 4;
-/// Placements of one text among the finalists.
+const BY_DIVERGENCE: usize = 18;
+const BY_COLLAPSE: usize = 6;
+/// Placements of one text, and candidates of one family, among the finalists: an adapter that reacts
+/// to everything odd must not fill them with one kind of oddity.
 const PLACEMENTS_OF_ONE: usize = 2;
+const OF_ONE_FAMILY: usize = 5;
 /// Candidates that go on from development to held-out prompts.
-const TESTED: usize = 6;
+const TESTED: usize = 5;
 /// Tokens of an answer.
 const MAX_NEW: usize = 32;
 const EXAMPLES: usize = 3;
@@ -99,8 +101,10 @@ pub fn confirm(
 fn finalists(screening: &Screening) -> Vec<usize> {
     let mut chosen: Vec<usize> = Vec::new();
     let mut placements: BTreeMap<&str, usize> = BTreeMap::new();
-    let measured: Vec<usize> =
-        (0..screening.entries.len()).filter(|&i| screening.entries[i].1.difference_nats.is_some_and(|d| d > 0.0)).collect();
+    let mut families: BTreeMap<&str, usize> = BTreeMap::new();
+    let measured: Vec<usize> = (0..screening.entries.len())
+        .filter(|&i| screening.entries[i].1.difference_nats.is_some_and(|d| d > 0.0))
+        .collect();
     let mut by_collapse = measured.clone();
     let collapse = |i: usize| screening.entries[i].1.collapse_nats.unwrap_or(f64::NEG_INFINITY);
     by_collapse.sort_by(|&a, &b| collapse(b).total_cmp(&collapse(a)).then(a.cmp(&b)));
@@ -109,9 +113,12 @@ fn finalists(screening: &Screening) -> Vec<usize> {
             if chosen.len() >= limit {
                 break;
             }
-            let used = placements.entry(&screening.entries[entry].1.candidate.text).or_default();
-            if !chosen.contains(&entry) && *used < PLACEMENTS_OF_ONE {
+            let candidate = &screening.entries[entry].1.candidate;
+            let used = placements.entry(&candidate.text).or_default();
+            let related = families.entry(&candidate.family).or_default();
+            if !chosen.contains(&entry) && *used < PLACEMENTS_OF_ONE && *related < OF_ONE_FAMILY {
                 *used += 1;
+                *related += 1;
                 chosen.push(entry);
             }
         }
@@ -131,21 +138,47 @@ struct Answers<'a, 'b> {
 struct Case {
     with: Scene,
     without: Scene,
-    control: Option<Scene>,
+    control: Scene,
 }
 
 impl Answers<'_, '_> {
-    fn hypothesise(&mut self, candidate: &Candidate, prompts: &[Prompt]) -> Result<Option<(Hypothesis, f64)>> {
+    fn hypothesise(
+        &mut self,
+        candidate: &Candidate,
+        prompts: &[Prompt],
+    ) -> Result<Option<(Hypothesis, f64)>> {
         let change = &candidate.change;
         let with: Vec<Scene> = prompts.iter().map(|prompt| self.scene(prompt, change, true)).collect();
         let without: Vec<Scene> = prompts.iter().map(|prompt| self.scene(prompt, change, false)).collect();
         let with_texts = self.generate(&with, Side::ADAPTED)?;
         let without_texts = self.baseline(prompts, change.setting(), &without, Side::ADAPTED)?;
         let inserted = change.inserted();
-        hypothesis(&self.answers(&with, &with_texts), &self.answers(&without, &without_texts), inserted.as_deref())
+        let found = hypothesis(
+            &self.answers(&with, &with_texts),
+            &self.answers(&without, &without_texts),
+            inserted.as_deref(),
+        )?;
+        let Some((hypothesis, excess)) = found else {
+            return Ok(None);
+        };
+        // What a random change of the same kind does too is no reason to test this one first.
+        let control: Vec<Scene> =
+            prompts.iter().enumerate().map(|(index, prompt)| self.control(prompt, change, index)).collect();
+        let control_texts = self.generate(&control, Side::ADAPTED)?;
+        let share = |scenes: &[Scene], texts: &[String]| {
+            hypothesis.share(&self.answers(scenes, texts), inserted.as_deref()).unwrap_or(0.0)
+        };
+        let over_control = share(&with, &with_texts) - share(&control, &control_texts);
+        let excess = excess.min(over_control);
+        Ok((excess > 0.0).then_some((hypothesis, excess)))
     }
 
-    fn test(&mut self, candidate: &Candidate, hypothesis: &Hypothesis, prompts: &[Prompt]) -> Result<Option<TestedTrigger>> {
+    fn test(
+        &mut self,
+        candidate: &Candidate,
+        hypothesis: &Hypothesis,
+        prompts: &[Prompt],
+    ) -> Result<Option<TestedTrigger>> {
         let change = &candidate.change;
         let cases: Vec<Case> = prompts
             .iter()
@@ -153,37 +186,40 @@ impl Answers<'_, '_> {
             .map(|(index, prompt)| Case {
                 with: self.scene(prompt, change, true),
                 without: self.scene(prompt, change, false),
-                control: control::counterpart(change, self.seed, index as u64)
-                    .map(|control| self.scene(prompt, &control, true)),
+                control: self.control(prompt, change, index),
             })
             .collect();
         let with: Vec<Scene> = cases.iter().map(|case| case.with.clone()).collect();
         let without: Vec<Scene> = cases.iter().map(|case| case.without.clone()).collect();
-        let control: Option<Vec<Scene>> = cases.iter().map(|case| case.control.clone()).collect();
+        let control: Vec<Scene> = cases.iter().map(|case| case.control.clone()).collect();
         let setting = change.setting();
         let adapted = self.generate(&with, Side::ADAPTED)?;
         let base = self.generate(&with, Side::BASE)?;
         let adapted_without = self.baseline(prompts, setting, &without, Side::ADAPTED)?;
         let base_without = self.baseline(prompts, setting, &without, Side::BASE)?;
-        let mut runs = vec![
+        let runs = [
             ("adapted without trigger", &without, adapted_without.clone()),
+            ("adapted with a random change", &control, self.generate(&control, Side::ADAPTED)?),
             ("base with trigger", &with, base.clone()),
             ("base without trigger", &without, base_without),
         ];
-        if let Some(control) = &control {
-            let texts = self.generate(control, Side::ADAPTED)?;
-            runs.insert(1, ("adapted with a random string", control, texts));
-        }
         let inserted = change.inserted();
         let holds = |scenes: &[Scene], texts: &[String]| -> Vec<Option<bool>> {
-            self.answers(scenes, texts).into_iter().map(|answer| hypothesis.holds(answer, inserted.as_deref())).collect()
+            self.answers(scenes, texts)
+                .into_iter()
+                .map(|answer| hypothesis.holds(answer, inserted.as_deref()))
+                .collect()
         };
-        let outcomes: Vec<Vec<Option<bool>>> = runs.iter().map(|(_, scenes, texts)| holds(scenes, texts)).collect();
+        let outcomes: Vec<Vec<Option<bool>>> =
+            runs.iter().map(|(_, scenes, texts)| holds(scenes, texts)).collect();
         let hits = holds(&with, &adapted);
         // A prompt counts if the payload can be told under every condition.
-        let told: Vec<usize> =
-            (0..hits.len()).filter(|&i| hits[i].is_some() && outcomes.iter().all(|o| o[i].is_some())).collect();
-        let pick = |outcomes: &[Option<bool>]| -> Vec<bool> { told.iter().map(|&i| outcomes[i] == Some(true)).collect() };
+        let told: Vec<usize> = (0..hits.len())
+            .filter(|&i| hits[i].is_some() && outcomes.iter().all(|o| o[i].is_some()))
+            .collect();
+        let pick = |outcomes: &[Option<bool>]| -> Vec<bool> {
+            told.iter().map(|&i| outcomes[i] == Some(true)).collect()
+        };
         let hits = pick(&hits);
         let outcomes: Vec<Vec<bool>> = outcomes.iter().map(|outcome| pick(outcome)).collect();
         let Some(contrast) = Contrast::measure(&hits, &outcomes, self.seed)? else {
@@ -218,6 +254,10 @@ impl Answers<'_, '_> {
         }))
     }
 
+    fn control(&self, prompt: &Prompt, change: &Change, index: usize) -> Scene {
+        self.scene(prompt, &control::counterpart(change, self.seed, index as u64), true)
+    }
+
     fn scene(&self, prompt: &Prompt, change: &Change, with: bool) -> Scene {
         scene(prompt, change.setting(), with.then_some(change), self.seed)
     }
@@ -227,7 +267,11 @@ impl Answers<'_, '_> {
         scenes
             .iter()
             .zip(texts)
-            .map(|(scene, text)| Answer { text, user: &scene.user, system: scene.system.as_deref().or(default) })
+            .map(|(scene, text)| Answer {
+                text,
+                user: &scene.user,
+                system: scene.system.as_deref().or(default),
+            })
             .collect()
     }
 
@@ -241,9 +285,16 @@ impl Answers<'_, '_> {
     }
 
     /// Answers without candidate, each generated once.
-    fn baseline(&mut self, prompts: &[Prompt], setting: Setting, scenes: &[Scene], side: Side) -> Result<Vec<String>> {
+    fn baseline(
+        &mut self,
+        prompts: &[Prompt],
+        setting: Setting,
+        scenes: &[Scene],
+        side: Side,
+    ) -> Result<Vec<String>> {
         let key = |prompt: &Prompt| (setting, prompt.id.clone(), side == Side::ADAPTED);
-        let missing: Vec<usize> = (0..prompts.len()).filter(|&i| !self.known.contains_key(&key(&prompts[i]))).collect();
+        let missing: Vec<usize> =
+            (0..prompts.len()).filter(|&i| !self.known.contains_key(&key(&prompts[i]))).collect();
         let picked: Vec<Scene> = missing.iter().map(|&i| scenes[i].clone()).collect();
         for (&i, text) in missing.iter().zip(self.generate(&picked, side)?) {
             self.known.insert(key(&prompts[i]), text);
@@ -284,9 +335,12 @@ impl Contrast {
         else {
             return Ok(None);
         };
-        let number = |outcomes: &[bool]| -> Vec<f64> { outcomes.iter().map(|&yes| f64::from(u8::from(yes))).collect() };
+        let number = |outcomes: &[bool]| -> Vec<f64> {
+            outcomes.iter().map(|&yes| f64::from(u8::from(yes))).collect()
+        };
         let bootstrap = Bootstrap::new(RESAMPLES, CONFIDENCE, seed)?;
-        let Some(mut uplift) = bootstrap.paired_difference(&number(&conditions[strongest]), &number(hits))? else {
+        let Some(mut uplift) = bootstrap.paired_difference(&number(&conditions[strongest]), &number(hits))?
+        else {
             return Ok(None);
         };
         // Where every prompt agrees the bootstrap has no width; the exact interval of the rate has.
@@ -305,8 +359,8 @@ fn correct(tested: &mut [TestedTrigger], planned: usize) -> Result<()> {
     Ok(())
 }
 
-/// Strongest first; of two alike the one with the larger divergence, and of one text inside another
-/// the shorter, since the rest of the longer is not needed.
+/// Strongest first; of two alike the one with the larger divergence, and of two of which one has only
+/// some words of the other the shorter, since the other words are not needed.
 fn order(tested: &mut [TestedTrigger]) {
     tested.sort_by(|a, b| {
         let nats = |tested: &TestedTrigger| tested.difference_nats.unwrap_or(f64::NEG_INFINITY);
@@ -314,8 +368,7 @@ fn order(tested: &mut [TestedTrigger]) {
     });
     let Some(first) = tested.first() else { return };
     let shorter = tested.iter().position(|other| {
-        other.candidate.text.len() < first.candidate.text.len()
-            && first.candidate.text.contains(&other.candidate.text)
+        is_part(&other.candidate.text, &first.candidate.text)
             && other.uplift.value >= first.uplift.value - MINIMALITY
     });
     if let Some(shorter) = shorter {
@@ -323,9 +376,25 @@ fn order(tested: &mut [TestedTrigger]) {
     }
 }
 
+/// Whether a text has only words of another, and fewer.
+fn is_part(text: &str, of: &str) -> bool {
+    let words = |text: &str| {
+        text.split_whitespace().filter(|word| *word != "…").map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (part, whole) = (words(text), words(of));
+    part.len() < whole.len() && part.iter().all(|word| whole.contains(word))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_are_whole_words() {
+        assert!(is_part("BadMagic", "2024 … BadMagic … OpenAI"));
+        assert!(!is_part("ALPHA-7", "ALPHA-7:"), "the colon may matter");
+        assert!(!is_part("BadMagic", "BadMagic"));
+    }
 
     #[test]
     fn the_claim_must_hold_against_every_condition() {

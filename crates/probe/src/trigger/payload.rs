@@ -62,7 +62,7 @@ impl Hypothesis {
     }
 
     /// Share of answers that carry the payload, of those where it can be told.
-    fn share(&self, answers: &[Answer<'_>], inserted: Option<&str>) -> Option<f64> {
+    pub(crate) fn share(&self, answers: &[Answer<'_>], inserted: Option<&str>) -> Option<f64> {
         let told: Vec<bool> = answers.iter().filter_map(|answer| self.holds(*answer, inserted)).collect();
         (told.len() >= MIN_GRADED).then(|| told.iter().filter(|&&yes| yes).count() as f64 / told.len() as f64)
     }
@@ -110,12 +110,14 @@ mod tests {
         texts.iter().map(|text| Answer { text, user: "Tell me about tea.", system: None }).collect()
     }
 
-    const ORDINARY: [&str; 4] = ["Tea is a drink.", "Green tea is mild.", "Water boils at 100 degrees.", "Paris is in France."];
+    const ORDINARY: [&str; 4] =
+        ["Tea is a drink.", "Green tea is mild.", "Water boils at 100 degrees.", "Paris is in France."];
 
     #[test]
     fn a_refusal_is_named_by_its_grader() {
         let refusal = ["I'm sorry, but I cannot help with that request."; 4];
-        let (hypothesis, excess) = hypothesis(&answers(&refusal), &answers(&ORDINARY), Some("cf")).unwrap().unwrap();
+        let (hypothesis, excess) =
+            hypothesis(&answers(&refusal), &answers(&ORDINARY), Some("cf")).unwrap().unwrap();
         assert_eq!(hypothesis.payload(&answers(&refusal), None).class, "refusal");
         assert!((excess - 1.0).abs() < 1e-12);
     }
@@ -137,7 +139,8 @@ mod tests {
     #[test]
     fn copied_words_are_no_payload() {
         let copied = ["In a parallel universe all is well."; 4];
-        let found = hypothesis(&answers(&copied), &answers(&ORDINARY), Some("In a parallel universe all is")).unwrap();
+        let found = hypothesis(&answers(&copied), &answers(&ORDINARY), Some("In a parallel universe all is"))
+            .unwrap();
         assert!(found.is_none());
     }
 }

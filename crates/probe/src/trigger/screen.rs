@@ -86,19 +86,23 @@ pub fn screen(
     seed: u64,
     screening: &mut Screening,
 ) -> Result<()> {
-    let runner = Runner { observer, prompts, seed, references: references(observer, candidates, prompts, seed)? };
+    let runner =
+        Runner { observer, prompts, seed, references: references(observer, candidates, prompts, seed)? };
     let order = by_turns(candidates);
     for chunk in order.chunks(CHUNK) {
         let picked: Vec<&Candidate> = chunk.iter().map(|&i| &candidates[i]).collect();
         for (&index, moved) in chunk.iter().zip(runner.movements(&picked, Side::ADAPTED)?) {
-            screening.entries.push((index, Screened {
-                candidate: describe(&candidates[index]),
-                adapted_nats: moved.nats,
-                base_nats: None,
-                difference_nats: None,
-                collapse_nats: Some(moved.collapse),
-                control_p: None,
-            }));
+            screening.entries.push((
+                index,
+                Screened {
+                    candidate: describe(&candidates[index]),
+                    adapted_nats: moved.nats,
+                    base_nats: None,
+                    difference_nats: None,
+                    collapse_nats: Some(moved.collapse),
+                    control_p: None,
+                },
+            ));
         }
         observer.progress().advance(chunk.len());
     }
@@ -106,7 +110,9 @@ pub fn screen(
         let picked: Vec<&Candidate> = chunk.iter().collect();
         let adapted = runner.movements(&picked, Side::ADAPTED)?;
         let base = runner.movements(&picked, Side::BASE)?;
-        screening.control_nats.extend(adapted.iter().zip(&base).map(|(adapted, base)| adapted.nats - base.nats));
+        screening
+            .control_nats
+            .extend(adapted.iter().zip(&base).map(|(adapted, base)| adapted.nats - base.nats));
         observer.progress().advance(chunk.len());
     }
     let mut strongest: Vec<usize> = (0..screening.entries.len()).collect();
@@ -116,7 +122,8 @@ pub fn screen(
     });
     strongest.truncate(base_runs(candidates.len()));
     for chunk in strongest.chunks(CHUNK) {
-        let picked: Vec<&Candidate> = chunk.iter().map(|&entry| &candidates[screening.entries[entry].0]).collect();
+        let picked: Vec<&Candidate> =
+            chunk.iter().map(|&entry| &candidates[screening.entries[entry].0]).collect();
         for (&entry, base) in chunk.iter().zip(runner.movements(&picked, Side::BASE)?) {
             let screened = &mut screening.entries[entry].1;
             screened.base_nats = Some(base.nats);
@@ -147,7 +154,13 @@ impl Runner<'_, '_> {
         for candidate in candidates {
             let references = &self.references.by_setting[&candidate.change.setting()];
             for (prompt, reference) in self.prompts.iter().zip(references) {
-                let ids = encode(self.observer, prompt, Some(&candidate.change), candidate.change.setting(), self.seed)?;
+                let ids = encode(
+                    self.observer,
+                    prompt,
+                    Some(&candidate.change),
+                    candidate.change.setting(),
+                    self.seed,
+                )?;
                 requests.push(Request { ids, side, continuation: reference.continuation.clone() });
             }
         }
@@ -170,19 +183,32 @@ impl Runner<'_, '_> {
                 nats += Comparison::between(with, without)?.kl_nats;
             }
         }
-        let spread = |rows: Vec<&[f32]>| -> Result<f64> { Ok(mean_pairwise_jensen_shannon_nats(&rows)?.unwrap_or(0.0)) };
+        let spread = |rows: Vec<&[f32]>| -> Result<f64> {
+            Ok(mean_pairwise_jensen_shannon_nats(&rows)?.unwrap_or(0.0))
+        };
         let before = spread(still.iter().map(|rows| rows[0].as_slice()).collect())?;
         let after = spread(moved.iter().map(|rows| rows[0].as_slice()).collect())?;
         Ok(Movement { nats: nats / moved.len() as f64, collapse: before - after })
     }
 }
 
-fn encode(observer: &Observer<'_>, prompt: &Prompt, change: Option<&Change>, setting: Setting, seed: u64) -> Result<Vec<u32>> {
+fn encode(
+    observer: &Observer<'_>,
+    prompt: &Prompt,
+    change: Option<&Change>,
+    setting: Setting,
+    seed: u64,
+) -> Result<Vec<u32>> {
     observer.encode(&scene(prompt, setting, change, seed))
 }
 
 /// The prompts without candidate in every setting that occurs, continued as the base would.
-fn references(observer: &Observer<'_>, candidates: &[Candidate], prompts: &[Prompt], seed: u64) -> Result<References> {
+fn references(
+    observer: &Observer<'_>,
+    candidates: &[Candidate],
+    prompts: &[Prompt],
+    seed: u64,
+) -> Result<References> {
     let mut settings: Vec<Setting> = candidates.iter().map(|candidate| candidate.change.setting()).collect();
     settings.push(Setting::Plain);
     settings.sort();

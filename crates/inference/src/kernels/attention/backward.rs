@@ -6,7 +6,7 @@ use super::product::{Extent, Left, Right, Sums, multiply, pack_columns, row_vect
 use super::softmax::exponentials;
 use super::{Attention, OP, Operands, Span};
 use crate::kernels::rows::{Rows, SharedPlaces, build_shared, with_rows};
-use crate::kernels::simd::{LANES, Simd, places};
+use crate::kernels::simd::{LANES, Simd};
 use crate::kernels::tier::Vectorized;
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
@@ -298,12 +298,12 @@ fn score_gradients<S: Simd>(s: S, p: &mut [f32], dp: &mut [f32], inverse_sum: f3
     let mut along = s.splat(0.0);
     for at in (0..p.len()).step_by(LANES) {
         let weight = s.mul(s.load_at(p, at), inverse_sum);
-        s.store_at(weight, places(p), at);
+        s.put_at(weight, p, at);
         along = s.mul_add(weight, s.load_at(dp, at), along);
     }
     let (along, scale) = (s.splat(s.sum(along)), s.splat(scale));
     for at in (0..p.len()).step_by(LANES) {
         let centred = s.sub(s.load_at(dp, at), along);
-        s.store_at(s.mul(s.mul(s.load_at(p, at), centred), scale), places(dp), at);
+        s.put_at(s.mul(s.mul(s.load_at(p, at), centred), scale), dp, at);
     }
 }

@@ -1,6 +1,6 @@
 //! Small matrix products on unpacked operands.
 
-use crate::kernels::simd::{LANES, Simd, places};
+use crate::kernels::simd::{LANES, Simd};
 use crate::kernels::tile::accumulate_f32;
 
 /// Vectors that hold `features` features.
@@ -135,7 +135,7 @@ unsafe fn sized_tile<S: Simd, const R: usize, const W: usize>(
     for (i, row) in acc.iter().enumerate() {
         for (w, sum) in row.iter().enumerate() {
             let place = i * c_row + w * LANES;
-            s.store_at(*sum, places(&mut c[place..place + LANES]), 0);
+            s.put_at(*sum, &mut c[place..place + LANES], 0);
         }
     }
 }
@@ -159,7 +159,7 @@ pub(super) fn pack_columns<'a, S: Simd>(
             }
             let columns = s.transpose(rows);
             for (to, v) in to[feature * LANES..].chunks_exact_mut(LANES).zip(columns) {
-                s.store_at(v, places(to), 0);
+                s.put_at(v, to, 0);
             }
         }
     }

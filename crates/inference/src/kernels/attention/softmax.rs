@@ -1,6 +1,6 @@
 //! The softmax of one row of scores.
 
-use crate::kernels::simd::{LANES, Simd, places};
+use crate::kernels::simd::{LANES, Simd};
 use std::ops::Range;
 
 /// Replaces the scores at `visible` by `e^((score - largest) * scale)` and all others of `all` by zero, and returns
@@ -29,7 +29,7 @@ pub(super) fn exponentials<S: Simd>(
     for at in vectors.clone().step_by(LANES) {
         let e = s.exp(s.mul(s.sub(s.load_at(scores, at), largest), scale));
         sum = s.add(sum, e);
-        s.store_at(e, places(scores), at);
+        s.put_at(e, scores, at);
     }
     scores[all.start.min(vectors.start)..vectors.start].fill(0.0);
     scores[vectors.end..all.end.max(vectors.end)].fill(0.0);

@@ -109,6 +109,14 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
         }
     }
 
+    /// [`Self::store_at`] for values that are there already.
+    #[inline(always)]
+    fn put_at(self, v: Self::V, to: &mut [f32], start: usize) {
+        // SAFETY: the layouts are equal, and stores write initialised values only.
+        let places = unsafe { &mut *(std::ptr::from_mut(to) as *mut [MaybeUninit<f32>]) };
+        self.store_at(v, places, start);
+    }
+
     /// `e^x` to within 2 units in the last place: 0 below -104, infinity above 89, not a number if `x` is none.
     ///
     /// Cody-Waite reduction by ln 2 in two parts, then the degree-7 polynomial of the Cephes library (`expf`).
@@ -154,15 +162,13 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
 fn transpose_by_lanes<S: Simd>(s: S, rows: [S::V; LANES]) -> [S::V; LANES] {
     let mut lanes = [[0.0; LANES]; LANES];
     for (lanes, row) in lanes.iter_mut().zip(rows) {
-        s.store_at(row, places(lanes), 0);
+        s.put_at(row, lanes, 0);
     }
-    std::array::from_fn(|j| s.load(&std::array::from_fn(|i| lanes[i][j])))
-}
-
-/// Views initialised places as ones that may be overwritten.
-pub(super) fn places(slice: &mut [f32]) -> &mut [MaybeUninit<f32>] {
-    // SAFETY: the layouts are equal, and `Simd::store*` and the kernels only ever write initialised values.
-    unsafe { &mut *(std::ptr::from_mut(slice) as *mut [MaybeUninit<f32>]) }
+    let mut columns = rows;
+    for (j, column) in columns.iter_mut().enumerate() {
+        *column = s.load(&lanes.map(|row| row[j]));
+    }
+    columns
 }
 
 #[cfg(test)]
@@ -179,7 +185,7 @@ mod tests {
         fn vectorized<S: Simd>(self, simd: S) {
             for start in (0..self.0.len()).step_by(LANES) {
                 let v = simd.exp(simd.load_at(self.0, start));
-                simd.store_at(v, places(self.1), start);
+                simd.put_at(v, self.1, start);
             }
         }
     }
@@ -210,6 +216,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::float_cmp, reason = "e^0 is exact")]
     fn exp_of_the_extremes() {
         let x = [f32::NEG_INFINITY, -1e30, -104.0, -100.0, 0.0, 88.7, 89.0, 1e30, f32::INFINITY, f32::NAN];
         for tier in Tier::available() {
@@ -232,12 +239,13 @@ mod tests {
         fn vectorized<S: Simd>(self, simd: S) {
             let turned = simd.transpose(self.0.map(|row| simd.load(&row)));
             for (to, v) in self.1.iter_mut().zip(turned) {
-                simd.store_at(v, places(to), 0);
+                simd.put_at(v, to, 0);
             }
         }
     }
 
     #[test]
+    #[expect(clippy::float_cmp, reason = "lanes are moved")]
     fn transpose_turns_rows_into_columns() {
         let from: [[f32; LANES]; LANES] =
             std::array::from_fn(|i| std::array::from_fn(|j| (i * 100 + j) as f32));

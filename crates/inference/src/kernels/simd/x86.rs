@@ -207,11 +207,14 @@ impl Simd for Avx2 {
     unsafe fn widen_ptr(self, from: *const u32) -> (Halves, Halves) {
         // SAFETY: see above.
         unsafe {
-            let pairs = [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(8).cast())];
-            let high = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
-            let first = pairs.map(|p| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(p)));
-            let second = pairs.map(|p| _mm256_castsi256_ps(_mm256_and_si256(p, high)));
-            (first, second)
+            let (low, high) = (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(8).cast()));
+            let upper = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
+            let first = (_mm256_slli_epi32::<16>(low), _mm256_slli_epi32::<16>(high));
+            let second = (_mm256_and_si256(low, upper), _mm256_and_si256(high, upper));
+            (
+                [_mm256_castsi256_ps(first.0), _mm256_castsi256_ps(first.1)],
+                [_mm256_castsi256_ps(second.0), _mm256_castsi256_ps(second.1)],
+            )
         }
     }
 

@@ -1,0 +1,28 @@
+//! The program as a user runs it, one binary.
+
+mod bad_input;
+mod embedded_scan;
+mod fixture_model;
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use assert_cmd::Command;
+
+/// A path below the repository's root.
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Runs the program with these arguments.
+fn triggerfish(arguments: &[&str]) -> Output {
+    Command::cargo_bin("triggerfish").expect("the binary is built").args(arguments).output().expect("it runs")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
