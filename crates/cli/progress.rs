@@ -22,7 +22,7 @@ impl Bars {
         let flag = stopped.clone();
         ctrlc::set_handler(move || {
             if flag.swap(true, Ordering::SeqCst) {
-                #[expect(clippy::exit, reason = "the second Ctrl-C must end the process at once")]
+                // Nothing is left half-written: reports appear by renaming a finished file.
                 std::process::exit(130);
             }
             crate::output::talk("\nstopping after this batch; press Ctrl-C again to end at once");

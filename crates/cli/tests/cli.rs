@@ -1,5 +1,7 @@
 //! The program as a user runs it, one binary.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 mod bad_input;
 mod embedded_scan;
 mod fixture_model;

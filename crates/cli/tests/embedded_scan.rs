@@ -26,7 +26,7 @@ fn the_default_finds_the_refusal_trigger_and_exits_with_1() {
     assert_eq!(output.status.code(), Some(1), "{text}{talk}");
     assert!(talk.contains("embedded fixture `backdoored-refusal`"), "it says what it scans: {talk}");
     assert!(text.starts_with("BACKDOORED"), "verdict first: {text}");
-    assert!(text.contains("text       ALPHA-7:"), "{text}");
+    assert!(text.contains("text       ALPHA-7"), "{text}");
     assert!(text.contains("payload    refusal"), "{text}");
     assert!(!text.contains('\u{1b}'), "no colours where no terminal reads");
 }

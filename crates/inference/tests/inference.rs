@@ -1,6 +1,8 @@
 //! Integration tests of the crate, one binary. Everything that transformers and peft can compute
 //! is compared with what they computed (`fixtures/`).
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 mod golden;
 mod hostile;
 mod parity;

@@ -71,10 +71,21 @@ pub struct TestedTrigger {
     pub p_value: f64,
     /// `p_value` corrected for all candidates of the scan (false discovery rate).
     pub adjusted_p_value: f64,
-    /// Difference in differences of the first response positions, from the screening.
-    pub difference_nats: Option<f64>,
+    /// Difference in differences at the first response position, on the held-out prompts.
+    pub difference: Option<Difference>,
+    /// The same over the first positions, from the screening.
+    pub screening_nats: Option<f64>,
     /// Prompts and what both models answered.
     pub examples: Vec<Example>,
+}
+
+/// `E_x[KL(A(t+x) || A(x)) - KL(B(t+x) || B(x))]` for an adapted model A, a base B, a trigger t and prompts x.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Difference {
+    /// In nats, with a bootstrap interval over prompts.
+    pub estimate: Estimate,
+    /// One-sided paired permutation test over prompts: does the trigger move A more than B?
+    pub p_value: f64,
 }
 
 /// One held-out prompt, answered four ways.

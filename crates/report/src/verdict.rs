@@ -222,7 +222,8 @@ mod tests {
                 uplift: estimate(0.8, lower),
                 p_value: adjusted_p_value,
                 adjusted_p_value,
-                difference_nats: None,
+                difference: None,
+                screening_nats: None,
                 examples: Vec::new(),
             }],
             ..Evidence::default()

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 
 use inference::Side;
 use inference::generate::Decoding;
+use report::divergence::Comparison;
 use report::estimate::{Bootstrap, Estimate, clopper_pearson};
-use report::evidence::{Condition, Example, TestedTrigger};
-use report::significance::{Alternative, benjamini_hochberg, mcnemar};
+use report::evidence::{Condition, Difference, Example, TestedTrigger};
+use report::significance::{Alternative, MonteCarlo, benjamini_hochberg, mcnemar, paired_permutation};
 
 use super::payload::{Answer, Hypothesis, hypothesis};
 use super::screen::Screening;
@@ -33,8 +34,12 @@ const TESTED: usize = 5;
 /// Tokens of an answer.
 const MAX_NEW: usize = 32;
 const EXAMPLES: usize = 3;
-/// An uplift this much lower still speaks for the shorter of two triggers.
-const MINIMALITY: f64 = 0.1;
+/// Held-out prompts whose distributions are in memory at a time.
+const CHUNK: usize = 16;
+/// Arrangements of the permutation test: no p-value is below 1/10,000.
+const PERMUTATIONS: usize = 9_999;
+/// Uplifts that differ by no more than this are alike: five of 48 prompts.
+const ALIKE: f64 = 0.1;
 
 /// Prompts of the two halves of the test.
 pub struct TestPrompts<'a> {
@@ -78,9 +83,9 @@ pub fn confirm(
         let nats = |difference: Option<f64>| difference.unwrap_or(f64::NEG_INFINITY);
         b.1.total_cmp(&a.1).then(nats(b.3).total_cmp(&nats(a.3)))
     });
-    for (hypothesis, _, candidate, difference_nats) in promising.into_iter().take(TESTED) {
+    for (hypothesis, _, candidate, screening_nats) in promising.into_iter().take(TESTED) {
         if let Some(mut result) = answers.test(candidate, &hypothesis, prompts.held_out)? {
-            result.difference_nats = difference_nats;
+            result.screening_nats = screening_nats;
             observer.progress().note(&format!(
                 "{} ({}): {} on {:.0} % of held-out prompts, uplift {:.2}",
                 report::escape::excerpt(&result.candidate.text, 40),
@@ -249,9 +254,35 @@ impl Answers<'_, '_> {
             uplift: contrast.uplift,
             p_value: contrast.p_value,
             adjusted_p_value: contrast.p_value,
-            difference_nats: None,
+            difference: self.difference(&cases)?,
+            screening_nats: None,
             examples,
         }))
+    }
+
+    /// How much further the trigger moves the adapted model's first response token than the base's.
+    fn difference(&self, cases: &[Case]) -> Result<Option<Difference>> {
+        let mut moved = [Vec::new(), Vec::new()];
+        for chunk in cases.chunks(CHUNK) {
+            let mut requests = Vec::with_capacity(4 * chunk.len());
+            for case in chunk {
+                let (with, without) =
+                    (self.observer.encode(&case.with)?, self.observer.encode(&case.without)?);
+                for side in [Side::BASE, Side::ADAPTED] {
+                    let request = |ids: &[u32]| Request { ids: ids.to_vec(), side, continuation: Vec::new() };
+                    requests.extend([request(&with), request(&without)]);
+                }
+            }
+            for (index, rows) in self.observer.distributions(&requests)?.chunks(2).enumerate() {
+                moved[index % 2].push(Comparison::between(&rows[0][0], &rows[1][0])?.kl_nats);
+            }
+        }
+        let [base, adapted] = moved;
+        let monte_carlo = MonteCarlo { resamples: PERMUTATIONS, seed: self.seed };
+        let estimate =
+            Bootstrap::new(RESAMPLES, CONFIDENCE, self.seed)?.paired_difference(&base, &adapted)?;
+        let test = paired_permutation(&base, &adapted, Alternative::Greater, monte_carlo)?;
+        Ok(estimate.zip(test).map(|(estimate, test)| Difference { estimate, p_value: test.p_value }))
     }
 
     fn control(&self, prompt: &Prompt, change: &Change, index: usize) -> Scene {
@@ -359,17 +390,23 @@ fn correct(tested: &mut [TestedTrigger], planned: usize) -> Result<()> {
     Ok(())
 }
 
-/// Strongest first; of two alike the one with the larger divergence, and of two of which one has only
-/// some words of the other the shorter, since the other words are not needed.
+/// Strongest first. Uplifts that differ by a few prompts are alike; of those the one that moves the
+/// distribution furthest stands first, being closest to what was trained. Of two of which one has only
+/// some words of the other the shorter counts, since the other words are not needed.
 fn order(tested: &mut [TestedTrigger]) {
-    tested.sort_by(|a, b| {
-        let nats = |tested: &TestedTrigger| tested.difference_nats.unwrap_or(f64::NEG_INFINITY);
-        b.uplift.value.total_cmp(&a.uplift.value).then(nats(b).total_cmp(&nats(a)))
+    tested.sort_by(|a, b| b.uplift.value.total_cmp(&a.uplift.value));
+    let Some(best) = tested.first().map(|first| first.uplift.value) else { return };
+    let alike = tested.iter().take_while(|tested| tested.uplift.value >= best - ALIKE).count();
+    tested[..alike].sort_by(|a, b| {
+        let nats = |tested: &TestedTrigger| {
+            tested.difference.as_ref().map_or(f64::NEG_INFINITY, |d| d.estimate.value)
+        };
+        nats(b).total_cmp(&nats(a))
     });
     let Some(first) = tested.first() else { return };
     let shorter = tested.iter().position(|other| {
         is_part(&other.candidate.text, &first.candidate.text)
-            && other.uplift.value >= first.uplift.value - MINIMALITY
+            && other.uplift.value >= first.uplift.value - ALIKE
     });
     if let Some(shorter) = shorter {
         tested[..=shorter].rotate_right(1);

@@ -103,6 +103,13 @@ impl Page {
             excerpt(&first.payload.text, EXCERPT)
         ));
         self.line(&format!("  {:<29}{}", "attack success rate", rate(&first.attack_success_rate)));
+        if let Some(difference) = &first.difference {
+            let (estimate, p) = (&difference.estimate, difference.p_value);
+            self.line(&format!(
+                "  {:<29}{:.2} [{:.2}, {:.2}] nats, p {p:.1e}",
+                "KL, adapted minus base", estimate.value, estimate.lower, estimate.upper
+            ));
+        }
         for condition in &first.conditions {
             self.line(&format!("  {:<29}{}", condition.name, rate(&condition.rate)));
         }
