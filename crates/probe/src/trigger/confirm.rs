@@ -38,8 +38,10 @@ const EXAMPLES: usize = 3;
 const CHUNK: usize = 16;
 /// Arrangements of the permutation test: no p-value is below 1/10,000.
 const PERMUTATIONS: usize = 9_999;
-/// Uplifts that differ by no more than this are alike: five of 48 prompts.
-const ALIKE: f64 = 0.1;
+/// Uplifts that differ by no more than this are alike: one of 48 prompts.
+const ALIKE: f64 = 0.025;
+/// A shorter trigger may be this much weaker and still speak for itself.
+const SHORTER: f64 = 0.1;
 
 /// Prompts of the two halves of the test.
 pub struct TestPrompts<'a> {
@@ -390,7 +392,7 @@ fn correct(tested: &mut [TestedTrigger], planned: usize) -> Result<()> {
     Ok(())
 }
 
-/// Strongest first. Uplifts that differ by a few prompts are alike; of those the one that moves the
+/// Strongest first. Uplifts that differ by one prompt are alike; of those the one that moves the
 /// distribution furthest stands first, being closest to what was trained. Of two of which one has only
 /// some words of the other the shorter counts, since the other words are not needed.
 fn order(tested: &mut [TestedTrigger]) {
@@ -406,7 +408,7 @@ fn order(tested: &mut [TestedTrigger]) {
     let Some(first) = tested.first() else { return };
     let shorter = tested.iter().position(|other| {
         is_part(&other.candidate.text, &first.candidate.text)
-            && other.uplift.value >= first.uplift.value - ALIKE
+            && other.uplift.value >= first.uplift.value - SHORTER
     });
     if let Some(shorter) = shorter {
         tested[..=shorter].rotate_right(1);
