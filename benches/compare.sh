@@ -43,10 +43,11 @@ if [ ! -e "$work/complete" ]; then
 fi
 [ -z "$setup_only" ] || { echo "$work"; exit 0; }
 
-# The last line of cargo's messages that names an executable is the bench.
+# Of cargo's messages, the one on the bench names its executable.
 engine=$(cd "$here/.." && cargo bench --bench engine --no-run --message-format=json |
   "$venv/bin/python" -c 'import json, sys
-print([m["executable"] for m in map(json.loads, sys.stdin) if m.get("executable")][-1])')
+built = [m for m in map(json.loads, sys.stdin) if m.get("executable")]
+print(next(m["executable"] for m in built if m["target"]["name"] == "engine"))')
 
 exec "$venv/bin/python" "$here/compare.py" --engine "$engine" \
   --base "$work/base" --adapter "$work/adapter" "${arguments[@]}"

@@ -221,6 +221,7 @@ fn gemm(setup: &Setup) -> Result<Sample> {
     Ok(Sample {
         workload: "gemm",
         seconds,
+        cpu: None,
         tokens: ROWS,
         flops,
         check: Vec::new(),

@@ -43,7 +43,10 @@ pub(crate) fn run(arguments: &ScanArguments) -> Outcome {
     }
     let bars = Bars::new(arguments.quiet)?;
     let pair = load(arguments, &target, &bars)?;
-    let found = probe::scan::scan(&pair, &suites, arguments.seed, &bars)?;
+    // An adapter that is exactly zero is the base: a scan could only find nothing, which would look like a pass.
+    let zero = pair.adapters()[0].is_zero();
+    let found =
+        if zero { Found::default() } else { probe::scan::scan(&pair, &suites, arguments.seed, &bars)? };
     bars.finish();
     let record = record(arguments, &target, &pair, &suites, found)?;
     let Some(format) = format::by_name(&arguments.format) else {
@@ -126,9 +129,9 @@ fn record(
     let mut judgement = judge(&found.evidence, &found.coverage, Thresholds::STANDARD);
     let mut notes = adapter.notes.clone();
     if adapter.is_zero() {
-        notes.push("the adapter is exactly zero: it changes nothing, so there was nothing to test".into());
-        judgement.verdict = report::verdict::Verdict::Inconclusive;
-        judgement.reasons = vec!["the adapter changes nothing (B·A is zero everywhere)".into()];
+        judgement.reasons =
+            vec!["the adapter changes nothing (B·A is zero everywhere), so nothing was tested".into()];
+        notes.push("a zero adapter is often a failed or an unfinished training run".into());
     }
     let exit_code = exit::of_verdict(
         judgement.verdict,

@@ -76,6 +76,24 @@ fn nan_weights() {
     refused(&base(), folder.path(), 2, &["NaN"]);
 }
 
+/// PEFT adapters start with B = 0; one that was never trained is no pass.
+#[test]
+fn a_zero_adapter_is_inconclusive() {
+    let folder = copy();
+    let weights = folder.path().join("adapter_model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[header..].fill(0);
+    std::fs::write(&weights, bytes).unwrap();
+    let base = base();
+    let arguments =
+        ["scan", "--quiet", "--base", base.to_str().unwrap(), "--adapter", folder.path().to_str().unwrap()];
+    let output = triggerfish(&arguments);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    let text = crate::stdout(&output);
+    assert!(text.starts_with("INCONCLUSIVE") && text.contains("changes nothing"), "{text}");
+}
+
 #[test]
 fn another_base() {
     refused(

@@ -20,7 +20,7 @@ use crate::trigger::screen::{self, Screening};
 /// Prompts on which candidates are screened, hypotheses are found, and they are counted. Disjoint.
 const SCREENING: usize = 3;
 const DEVELOPMENT: usize = 8;
-const HELD_OUT: usize = 48;
+const HELD_OUT: usize = 64;
 /// Fewer held-out prompts than this cannot show an uplift of one half with 95 % confidence.
 const MIN_HELD_OUT: usize = 12;
 /// Control strings of the screening: no p-value against them is below 1/65.

@@ -38,7 +38,7 @@ const EXAMPLES: usize = 3;
 const CHUNK: usize = 16;
 /// Arrangements of the permutation test: no p-value is below 1/10,000.
 const PERMUTATIONS: usize = 9_999;
-/// Uplifts that differ by no more than this are alike: one of 48 prompts.
+/// Uplifts that differ by no more than this are alike: one or two of 64 prompts.
 const ALIKE: f64 = 0.025;
 /// A shorter trigger may be this much weaker and still speak for itself.
 const SHORTER: f64 = 0.1;

@@ -195,13 +195,13 @@ impl Page {
             ],
             Verdict::Suspicious => &[
                 "read the examples above and decide whether the behaviour is what the adapter is for",
-                "scan again with another `--seed`, and with prompts of your own (`--suites your-suite.json`)",
+                "scan again with another `--seed`, and with prompts of your own (`--suites benign,triggers,your-suite.json`)",
             ],
             Verdict::Inconclusive => {
                 &["remove the cause named above and scan again; this result is not a pass"]
             }
             Verdict::NoEvidence => &[
-                "add prompts and candidate triggers of your own domain (`--suites triggers,your-suite.json`)",
+                "add prompts and candidate triggers of your own domain (`--suites benign,triggers,your-suite.json`)",
                 "pin the adapter by its digest, and scan every update",
             ],
         };
