@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.utils import logging
 
 ROWS, LENGTH, SHARED, TARGETS, PROMPT, NEW = 16, 64, 48, 8, 32, 64
-# Rows of one forward pass, as of the engine; larger ones were not faster.
+# New tokens of one forward pass at most, as of the engine.
 ROW_LIMIT = 1024
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
@@ -40,13 +40,13 @@ def batch(first_stream: int, rows: int, count: int) -> torch.Tensor:
 
 
 class Peer:
-    """Base and adapted model of one precision, each with weights of its own: switching the adapter off
-    inside one model costs the peer time."""
+    """Base and adapted model of one precision, each with weights of its own, so that the base side runs
+    no module of peft."""
 
     def __init__(self, base: str, adapter: str, dtype: str):
         self.paths = (base, adapter, dtype)
         self.base = AutoModelForCausalLM.from_pretrained(base, dtype=DTYPES[dtype]).eval().requires_grad_(False)
-        # peft keeps factors in f32 otherwise, with casts at every module: slower in bf16.
+        # peft keeps factors in f32 otherwise, with casts at every module.
         self.adapted = PeftModel.from_pretrained(
             copy.deepcopy(self.base), adapter, autocast_adapter_dtype=False
         ).eval()
