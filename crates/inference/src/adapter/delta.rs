@@ -1,63 +1,137 @@
-//! The low-rank change of one linear module.
+//! The low-rank changes of linear modules, and the branches that add them to a product.
+
+use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
+use crate::decoder::site::Site;
 use crate::device::Compute;
 use crate::error::Result;
-use crate::kernels::{self, FrozenLinear, RightFactor};
+use crate::kernels::{self, FrozenLinear, RightFactor, RightFactors};
 
-/// `y += row_scale * scaling * (x Aᵀ) Bᵀ`, in f32 as PEFT computes it (`autocast_adapter_dtype`).
+/// `W + scaling * B A`, the change of one linear module, as read.
 #[derive(Debug)]
 pub struct LoraDelta {
-    factors: Factors,
-    rank: usize,
+    /// `[r, inputs]`, f32 on the CPU.
+    a: Tensor,
+    /// `[outputs, r]`, f32 on the CPU.
+    b: Tensor,
     /// `alpha / r`, or `alpha / sqrt(r)` with rsLoRA.
     scaling: f64,
     /// Whether A or B is all zeros.
     pub(crate) zero: bool,
 }
 
-enum Factors {
-    Fused {
-        a: FrozenLinear,
-        b: RightFactor,
-    },
-    Composed {
-        /// `[inputs, r]`, contiguous.
-        a_t: Tensor,
-        /// `[r, outputs]`, contiguous.
-        b_t: Tensor,
-    },
+impl LoraDelta {
+    /// From A `[r, inputs]` and B `[outputs, r]`, f32 on the CPU.
+    pub(crate) fn new(a: Tensor, b: Tensor, scaling: f64) -> Result<Self> {
+        let is_zero = |tensor: &Tensor| -> Result<bool> {
+            Ok(tensor.flatten_all()?.to_vec1::<f32>()?.iter().all(|value| value.abs() == 0.0))
+        };
+        let zero = is_zero(&a)? || is_zero(&b)?;
+        Ok(Self { a, b, scaling, zero })
+    }
+
+    /// Rank of the factors.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.a.dims()[0]
+    }
+
+    /// The factor from the config, before any row scale.
+    #[must_use]
+    pub fn scaling(&self) -> f64 {
+        self.scaling
+    }
+
+    /// A `[r, inputs]` and B `[outputs, r]`, f32 on the CPU.
+    #[must_use]
+    pub fn factors(&self) -> (&Tensor, &Tensor) {
+        (&self.a, &self.b)
+    }
 }
 
-impl std::fmt::Debug for Factors {
+/// The branches of an adapter, one a projection; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Branches(Arc<[Option<Branch>]>);
+
+impl Branches {
+    /// From one optional delta a site.
+    pub(crate) fn new(sites: &[Site], deltas: &[Option<LoraDelta>], compute: &Compute) -> Result<Self> {
+        let (mut branches, mut first) = (Vec::new(), 0);
+        for group in sites.chunk_by(|a, b| a.projection == b.projection) {
+            let parts: Vec<(usize, &LoraDelta)> = group
+                .iter()
+                .zip(&deltas[first..])
+                .filter_map(|(site, delta)| delta.as_ref().map(|delta| (site.column, delta)))
+                .collect();
+            branches.push(if parts.is_empty() { None } else { Some(Branch::new(&parts, compute)?) });
+            first += group.len();
+        }
+        Ok(Self(branches.into()))
+    }
+
+    /// The branch of a projection, if the adapter changes any of its sites.
+    pub(crate) fn of(&self, projection: usize) -> Option<&Branch> {
+        self.0.get(projection)?.as_ref()
+    }
+}
+
+/// `y += row_scale * scaling * (x Aᵀ) Bᵀ` for the sites of one projection, in f32 as PEFT computes it
+/// (`autocast_adapter_dtype`). The sites share their input, so their A are one product.
+#[derive(Debug)]
+pub(crate) struct Branch(Form);
+
+enum Form {
+    Fused { a: FrozenLinear, b: RightFactors },
+    Composed(Vec<Part>),
+}
+
+/// One site's branch for candle's operations.
+struct Part {
+    /// `[inputs, r]`, contiguous.
+    a_t: Tensor,
+    /// `[r, outputs]`, contiguous.
+    b_t: Tensor,
+    scaling: f64,
+    column: usize,
+}
+
+impl std::fmt::Debug for Form {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Fused { .. } => "Fused",
-            Self::Composed { .. } => "Composed",
+            Self::Composed(_) => "Composed",
         })
     }
 }
 
-impl LoraDelta {
-    /// From A `[r, inputs]` and B `[outputs, r]`, f32 on the CPU.
-    pub(crate) fn new(a: &Tensor, b: &Tensor, scaling: f64, compute: &Compute) -> Result<Self> {
-        let is_zero = |tensor: &Tensor| -> Result<bool> {
-            Ok(tensor.flatten_all()?.to_vec1::<f32>()?.iter().all(|value| value.abs() == 0.0))
+impl Branch {
+    fn new(parts: &[(usize, &LoraDelta)], compute: &Compute) -> Result<Self> {
+        if compute.fused().is_some() {
+            let lefts: Vec<&Tensor> = parts.iter().map(|(_, delta)| &delta.a).collect();
+            let a = FrozenLinear::from_tensor(&Tensor::cat(&lefts, 0)?, kernels::Precision::F32)?;
+            let rights: Result<Vec<RightFactor>> = parts
+                .iter()
+                .map(|(column, delta)| Ok(RightFactor::new(&delta.b, *column, delta.scaling)?))
+                .collect();
+            return Ok(Self(Form::Fused { a, b: RightFactors::new(rights?) }));
+        }
+        let turned = |factor: &Tensor| -> Result<Tensor> {
+            Ok(factor.t()?.contiguous()?.to_device(&compute.device)?)
         };
-        let zero = is_zero(a)? || is_zero(b)?;
-        let factors = if compute.fused().is_some() {
-            Factors::Fused {
-                a: FrozenLinear::from_tensor(a, kernels::Precision::F32)?,
-                b: RightFactor::new(b)?,
-            }
-        } else {
-            Factors::Composed {
-                a_t: a.t()?.contiguous()?.to_device(&compute.device)?,
-                b_t: b.t()?.contiguous()?.to_device(&compute.device)?,
-            }
-        };
-        Ok(Self { factors, rank: a.dims()[0], scaling, zero })
+        let parts: Result<Vec<Part>> = parts
+            .iter()
+            .map(|(column, delta)| {
+                Ok(Part {
+                    a_t: turned(&delta.a)?,
+                    b_t: turned(&delta.b)?,
+                    scaling: delta.scaling,
+                    column: *column,
+                })
+            })
+            .collect();
+        Ok(Self(Form::Composed(parts?)))
     }
 
     /// Adds the branch of the rows `start..start + len` of `x` `[rows, inputs]` to those rows of a
@@ -70,30 +144,51 @@ impl LoraDelta {
         len: usize,
         row_scale: f32,
     ) -> Result<Tensor> {
-        let scale = self.scaling * f64::from(row_scale);
         let x = x.narrow(0, start, len)?;
-        match &self.factors {
-            Factors::Fused { a, b } => Ok(b.add_to(y, &a.forward(&x)?, start, scale as f32)?),
-            Factors::Composed { a_t, b_t } => {
-                let branch = (x.to_dtype(DType::F32)?.contiguous()?.matmul(a_t)? * scale)?.matmul(b_t)?;
-                // PEFT adds in f32 and casts the sum back.
+        match &self.0 {
+            Form::Fused { a, b } => Ok(b.add_to(y, &a.forward(&x)?, start, row_scale)?),
+            Form::Composed(parts) => {
+                let x = x.to_dtype(DType::F32)?.contiguous()?;
                 let frozen = y.narrow(0, start, len)?;
-                let sum = (frozen.to_dtype(DType::F32)? + branch)?.to_dtype(y.dtype())?;
+                let width = y.dims()[1];
+                // Side by side: columns without a delta as they are, the others with their branch.
+                let (mut pieces, mut column) = (Vec::new(), 0);
+                for part in parts {
+                    if part.column > column {
+                        pieces.push(frozen.narrow(1, column, part.column - column)?);
+                    }
+                    let outputs = part.b_t.dims()[1];
+                    let scale = part.scaling * f64::from(row_scale);
+                    let branch = (x.matmul(&part.a_t)? * scale)?.matmul(&part.b_t)?;
+                    // PEFT adds in f32 and casts the sum back.
+                    let own = frozen.narrow(1, part.column, outputs)?.to_dtype(DType::F32)?;
+                    pieces.push((own + branch)?.to_dtype(y.dtype())?);
+                    column = part.column + outputs;
+                }
+                if column < width {
+                    pieces.push(frozen.narrow(1, column, width - column)?);
+                }
+                let sum = Tensor::cat(&pieces, 1)?;
                 let rest = y.dims()[0] - start - len;
                 Ok(Tensor::cat(&[y.narrow(0, 0, start)?, sum, y.narrow(0, start + len, rest)?], 0)?)
             }
         }
     }
 
-    /// Rank of the factors.
-    #[must_use]
-    pub fn rank(&self) -> usize {
-        self.rank
-    }
-
-    /// The factor from the config, before any row scale.
-    #[must_use]
-    pub fn scaling(&self) -> f64 {
-        self.scaling
+    /// Adds to the fresh gradient `to_x` `[rows, inputs]` what flows through the branch of the rows
+    /// `start..start + len`, from the gradient `to_y` `[rows, outputs]` of the sum. Of our fused form only.
+    pub(crate) fn add_gradient(
+        &self,
+        to_x: &Tensor,
+        to_y: &Tensor,
+        start: usize,
+        len: usize,
+        row_scale: f32,
+    ) -> Result<()> {
+        if let Form::Fused { a, b } = &self.0 {
+            let to_left = b.gradient(to_y, start, len, row_scale)?;
+            kernels::add_to_rows(to_x, start, &a.gradient(&to_left)?)?;
+        }
+        Ok(())
     }
 }

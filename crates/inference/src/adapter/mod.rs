@@ -22,7 +22,7 @@ use crate::weights::TensorSource as _;
 use crate::weights::safetensors::SafetensorsFile;
 
 use config::AdapterConfig;
-use delta::LoraDelta;
+use delta::{Branches, LoraDelta};
 use keys::TensorRole;
 
 /// File names of the PEFT layout.
@@ -40,6 +40,7 @@ pub struct Adapter {
     /// What the user should know though the load succeeded.
     pub notes: Vec<String>,
     deltas: Vec<Option<LoraDelta>>,
+    branches: Branches,
 }
 
 impl Adapter {
@@ -98,7 +99,7 @@ impl Adapter {
             match (a.get(&index), b.get(&index)) {
                 (Some(a), Some(b)) => {
                     let pair = Pair { file: &file, a, b, site, config: &config };
-                    deltas[index] = Some(pair.load(compute)?);
+                    deltas[index] = Some(pair.load()?);
                 }
                 (None, None) => {
                     notes.push(format!("`{}` is targeted, but the file has no tensors for it", site.name))
@@ -114,13 +115,19 @@ impl Adapter {
             return Err(Error::malformed(&weights, "the adapter changes no module of this base")
                 .with_hint(config.base_hint()));
         }
-        Ok(Self { config, path: directory.to_owned(), notes, deltas })
+        let branches = Branches::new(sites, &deltas, compute)?;
+        Ok(Self { config, path: directory.to_owned(), notes, deltas, branches })
     }
 
     /// The delta at a linear site, if the adapter has one there.
     #[must_use]
     pub fn delta(&self, site: usize) -> Option<&LoraDelta> {
         self.deltas[site].as_ref()
+    }
+
+    /// What the decoder adds to its projections.
+    pub(crate) fn branches(&self) -> &Branches {
+        &self.branches
     }
 
     /// How many linear sites the adapter changes.
@@ -178,12 +185,12 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    fn load(&self, compute: &Compute) -> Result<LoraDelta> {
+    fn load(&self) -> Result<LoraDelta> {
         let rank = self.config.rank(&self.site.name);
         self.check_shape(self.a, &[rank, self.site.inputs])?;
         self.check_shape(self.b, &[self.site.outputs, rank])?;
         let (a, b) = (self.finite(self.a)?, self.finite(self.b)?);
-        LoraDelta::new(&a, &b, self.config.scaling(&self.site.name), compute)
+        LoraDelta::new(a, b, self.config.scaling(&self.site.name))
     }
 
     fn check_shape(&self, name: &str, expected: &[usize]) -> Result<()> {

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use candle_core::{D, DType, Tensor};
 
 use super::config::DecoderConfig;
+use super::layer::Pass;
 use super::linear::Linear;
 use super::rope::Angles;
 use super::rows::{Rows, Span};
 use super::{Past, Sequence};
-use crate::adapter::Adapter;
+use crate::adapter::delta::Branches;
 use crate::device::Compute;
 use crate::error::{Error, Result};
 use crate::kernels::{self, AttentionShape};
 use crate::prefix::{Growing, LayerCache};
 
 pub(crate) struct Attention {
-    q: Linear,
-    k: Linear,
-    v: Linear,
+    /// Queries, keys and values side by side.
+    qkv: Linear,
     o: Linear,
     layer: usize,
     shape: AttentionShape,
@@ -26,11 +26,23 @@ pub(crate) struct Attention {
     fused: bool,
 }
 
+/// What attention gives, and what its gradient needs.
+pub(crate) struct Attended {
+    /// The heads' results side by side, `[rows, heads * head_dim]`.
+    pub(crate) heads: Tensor,
+    /// Rotated queries and keys, and values.
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    /// What each row sees; empty but in our fused form.
+    spans: Arc<[kernels::Span]>,
+}
+
 impl Attention {
     pub(crate) fn new(
         config: &DecoderConfig,
         layer: usize,
-        [q, k, v, o]: [Linear; 4],
+        [qkv, o]: [Linear; 2],
         compute: &Compute,
     ) -> Self {
         let shape = AttentionShape {
@@ -40,36 +52,71 @@ impl Attention {
             scale: 1.0 / (config.head_dim as f32).sqrt(),
             window: config.windows[layer],
         };
-        Self { q, k, v, o, layer, shape, fused: compute.fused().is_some() }
+        Self { qkv, o, layer, shape, fused: compute.fused().is_some() }
     }
 
-    /// Rows `[rows, hidden]` to the same. Keys and values of rows whose sequence has a cache are
-    /// appended to it.
-    pub(crate) fn forward(
+    /// Rows `[rows, hidden]` to heads. Keys and values of rows whose sequence has a cache are appended
+    /// to it.
+    pub(crate) fn attend(
         &self,
         x: &Tensor,
-        rows: &Rows,
-        angles: &Angles<'_>,
+        pass: &Pass,
         sequences: &mut [Sequence<'_>],
-        adapters: &[Adapter],
-    ) -> Result<Tensor> {
-        let q = self.q.forward(x, rows, adapters)?;
-        let k = self.k.forward(x, rows, adapters)?;
-        let v = self.v.forward(x, rows, adapters)?;
-        let q = angles.rotate(&q, self.shape.head_dim)?;
-        let k = angles.rotate(&k, self.shape.head_dim)?;
-        let attended = if self.fused {
-            self.attend_fused(&q, &k, &v, rows, sequences)?
+    ) -> Result<Attended> {
+        let (q_width, kv_width) = self.widths();
+        let qkv = self.qkv.forward(x, &pass.rows, &pass.adapters)?;
+        let rotated = pass.angles.rotate(&qkv.narrow(1, 0, q_width + kv_width)?, self.shape.head_dim)?;
+        let (q, k) = (rotated.narrow(1, 0, q_width)?, rotated.narrow(1, q_width, kv_width)?);
+        let v = qkv.narrow(1, q_width + kv_width, kv_width)?;
+        let (heads, spans) = if self.fused {
+            let spans = self.spans(&pass.rows, sequences)?;
+            (kernels::attention(&self.shape, &spans, &q, &k, &v)?, spans)
         } else {
-            self.attend_composed(&q, &k, &v, rows, sequences)?
+            (self.attend_composed(&q, &k, &v, &pass.rows, sequences)?, Arc::from([]))
         };
-        for (span, sequence) in rows.spans.iter().zip(sequences) {
+        for (span, sequence) in pass.rows.spans.iter().zip(sequences) {
             if let Past::Cache(cache) = &mut sequence.past {
                 let (k, v) = (k.narrow(0, span.start, span.len)?, v.narrow(0, span.start, span.len)?);
                 cache.append(self.layer, &k, &v, || self.empty_cache(&k))?;
             }
         }
-        self.o.forward(&attended, rows, adapters)
+        Ok(Attended { heads, q, k, v, spans })
+    }
+
+    /// Heads to `[rows, hidden]`.
+    pub(crate) fn project(&self, heads: &Tensor, rows: &Rows, adapters: &[Branches]) -> Result<Tensor> {
+        self.o.forward(heads, rows, adapters)
+    }
+
+    /// The gradient of heads from that of [`Self::project`]'s result; of our fused form only.
+    pub(crate) fn project_gradient(
+        &self,
+        grad: &Tensor,
+        rows: &Rows,
+        adapters: &[Branches],
+    ) -> Result<Tensor> {
+        self.o.gradient(grad, rows, adapters)
+    }
+
+    /// The gradient of [`Self::attend`]'s input from that of its heads; of our fused form only.
+    pub(crate) fn gradient(
+        &self,
+        attended: &Attended,
+        heads: &Tensor,
+        rows: &Rows,
+        angles: &Angles,
+        adapters: &[Branches],
+    ) -> Result<Tensor> {
+        let Attended { q, k, v, spans, .. } = attended;
+        let grad = kernels::attention_gradient(&self.shape, spans, (q, k, v), heads)?;
+        let (q_width, kv_width) = self.widths();
+        angles.rotate_back(&grad, q_width + kv_width, self.shape.head_dim)?;
+        self.qkv.gradient(&grad, rows, adapters)
+    }
+
+    /// Features of all queries, and of all keys.
+    fn widths(&self) -> (usize, usize) {
+        (self.shape.heads * self.shape.head_dim, self.shape.kv_heads * self.shape.head_dim)
     }
 
     fn empty_cache(&self, rows: &Tensor) -> Result<LayerCache> {
@@ -80,14 +127,7 @@ impl Attention {
         })
     }
 
-    fn attend_fused(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        rows: &Rows,
-        sequences: &[Sequence<'_>],
-    ) -> Result<Tensor> {
+    fn spans(&self, rows: &Rows, sequences: &[Sequence<'_>]) -> Result<Arc<[kernels::Span]>> {
         let mut spans = Vec::with_capacity(sequences.len());
         for (span, sequence) in rows.spans.iter().zip(sequences) {
             let past = sequence
@@ -100,7 +140,7 @@ impl Attention {
                 .collect::<Result<Vec<_>>>()?;
             spans.push(kernels::Span { start: span.start, len: span.len, past });
         }
-        Ok(kernels::attention(&self.shape, &Arc::from(spans), q, k, v)?)
+        Ok(spans.into())
     }
 
     fn attend_composed(

@@ -1,21 +1,21 @@
-//! Frozen linear modules with an unmerged LoRA branch a row range.
+//! Frozen projections with an unmerged LoRA branch a row range.
 //!
 //! This is the only file that knows how an adapter acts on a linear module: the frozen product is
-//! one for all rows, and the branch is added to the rows of its side. The product is our packed one
-//! on the CPU and candle's elsewhere.
+//! one for all rows and for all modules that share an input, and the branch is added to the rows of
+//! its side. The product is our packed one on the CPU and candle's elsewhere.
 
 use candle_core::{DType, Tensor};
 
 use super::rows::Rows;
-use crate::adapter::Adapter;
+use crate::adapter::delta::Branches;
 use crate::device::{Compute, Precision};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::FrozenLinear;
 
-/// `y = x Wᵀ + b`, frozen.
+/// `y = x Wᵀ + b`, frozen; `W` may be several modules' weights, one below the other.
 pub(crate) struct Linear {
-    /// Index among the decoder's sites.
-    site: usize,
+    /// Index among the decoder's projections.
+    projection: usize,
     product: Product,
     /// `[outputs]`.
     bias: Option<Tensor>,
@@ -32,11 +32,20 @@ enum Product {
 }
 
 impl Linear {
-    /// From a weight `[outputs, inputs]` in f32.
-    pub(crate) fn new(site: usize, weight: &Tensor, bias: Option<Tensor>, compute: &Compute) -> Result<Self> {
+    /// From weights `[outputs, inputs]` in f32, and the biases of all or of none.
+    pub(crate) fn new(
+        projection: usize,
+        weights: &[Tensor],
+        biases: &[Tensor],
+        compute: &Compute,
+    ) -> Result<Self> {
+        let stacked = |parts: &[Tensor]| -> Result<Tensor> {
+            Ok(if let [one] = parts { one.clone() } else { Tensor::cat(parts, 0)? })
+        };
+        let weight = stacked(weights)?;
         let dtype = compute.activation_dtype();
         let product = match compute.fused() {
-            Some(precision) => Product::Packed(FrozenLinear::from_tensor(weight, precision)?),
+            Some(precision) => Product::Packed(FrozenLinear::from_tensor(&weight, precision)?),
             None => {
                 // On the CPU narrow operands are rounded and widened again: sums stay in f32.
                 let weight = weight.to_dtype(compute.precision.dtype())?.to_dtype(dtype)?;
@@ -44,28 +53,43 @@ impl Linear {
                 Product::Composed { weight_t, precision: compute.precision }
             }
         };
-        let bias = bias.map(|bias| bias.to_dtype(dtype)?.to_device(&compute.device)).transpose()?;
-        Ok(Self { site, product, bias })
+        let bias = if biases.is_empty() {
+            None
+        } else {
+            Some(stacked(biases)?.to_dtype(dtype)?.to_device(&compute.device)?)
+        };
+        Ok(Self { projection, product, bias })
     }
 
     /// Rows `[rows, inputs]` to `[rows, outputs]`; differentiable in `x`.
-    pub(crate) fn forward(&self, x: &Tensor, rows: &Rows, adapters: &[Adapter]) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, rows: &Rows, adapters: &[Branches]) -> Result<Tensor> {
         let mut y = self.product.of(x)?;
         if let Some(bias) = &self.bias {
             y = y.broadcast_add(bias)?;
         }
-        self.add_branches(x, y, rows, adapters)
-    }
-
-    /// Adds each side's branch to its own rows. Rows of the base are not touched, so that they are
-    /// bit for bit those of a run without adapter.
-    fn add_branches(&self, x: &Tensor, mut y: Tensor, rows: &Rows, adapters: &[Adapter]) -> Result<Tensor> {
+        // Rows of the base are not touched, so that they are bit for bit those of a run without adapter.
         for range in &rows.adapted {
-            if let Some(delta) = adapters.get(range.adapter).and_then(|adapter| adapter.delta(self.site)) {
-                y = delta.add_to(y, x, range.start, range.len, range.scale)?;
+            if let Some(branch) = adapters.get(range.adapter).and_then(|adapter| adapter.of(self.projection))
+            {
+                y = branch.add_to(y, x, range.start, range.len, range.scale)?;
             }
         }
         Ok(y)
+    }
+
+    /// From the gradient of [`Self::forward`]'s result, that of `x`; of our fused form only.
+    pub(crate) fn gradient(&self, grad: &Tensor, rows: &Rows, adapters: &[Branches]) -> Result<Tensor> {
+        let Product::Packed(weight) = &self.product else {
+            return Err(Error::Request("expected the fused form of a projection".into()));
+        };
+        let to_x = weight.gradient(grad)?;
+        for range in &rows.adapted {
+            if let Some(branch) = adapters.get(range.adapter).and_then(|adapter| adapter.of(self.projection))
+            {
+                branch.add_gradient(&to_x, grad, range.start, range.len, range.scale)?;
+            }
+        }
+        Ok(to_x)
     }
 }
 

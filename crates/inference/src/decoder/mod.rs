@@ -7,6 +7,7 @@
 pub mod architectures;
 mod attention;
 pub mod config;
+mod layer;
 mod linear;
 mod mlp;
 mod norm;
@@ -29,13 +30,14 @@ use crate::weights::gguf::ROPE_FACTORS;
 
 use attention::Attention;
 use config::{DecoderConfig, RopeScaling};
+use layer::{Layer, Pass, Picked};
 use linear::Linear;
 use mlp::Mlp;
 use norm::RmsNorm;
 use rope::RotaryTables;
 use rows::Rows;
 pub use rows::Side;
-use site::{SLOTS, Site, Slot};
+use site::{PROJECTIONS, SLOTS, Site};
 
 /// What a sequence's new tokens follow.
 pub enum Past<'a> {
@@ -139,18 +141,11 @@ pub struct Decoder {
     sites: Vec<Site>,
     /// `[vocabulary, hidden]`.
     embedding: Tensor,
-    layers: Vec<Layer>,
+    layers: Vec<Arc<Layer>>,
     norm: RmsNorm,
     head: Linear,
     rotary: RotaryTables,
     compute: Compute,
-}
-
-struct Layer {
-    input_norm: RmsNorm,
-    attention: Attention,
-    mlp_norm: RmsNorm,
-    mlp: Mlp,
 }
 
 impl Decoder {
@@ -175,50 +170,50 @@ impl Decoder {
             config.rope.scaling = RopeScaling::Divisors(divisors);
         }
         let sites = site::sites(&config);
-        let linear = |index: usize, bias: bool| -> Result<Linear> {
-            let site = &sites[index];
-            let weight = load(&format!("{}.weight", site.name), &[site.outputs, site.inputs])?;
-            let bias_name = format!("{}.bias", site.name);
-            let bias = if bias { Some(load(&bias_name, &[site.outputs])?) } else { None };
-            if bias.is_none() && source.shape(&bias_name).is_some() {
-                return Err(Error::malformed(
-                    source.origin(),
-                    format!("tensor `{bias_name}` exists, but the config says that there is no such bias"),
-                ));
+        let linear = |sites: &[Site], bias: bool| -> Result<Linear> {
+            let (mut weights, mut biases) = (Vec::new(), Vec::new());
+            for site in sites {
+                weights.push(load(&format!("{}.weight", site.name), &[site.outputs, site.inputs])?);
+                let bias_name = format!("{}.bias", site.name);
+                if bias {
+                    biases.push(load(&bias_name, &[site.outputs])?);
+                } else if source.shape(&bias_name).is_some() {
+                    return Err(Error::malformed(
+                        source.origin(),
+                        format!("tensor `{bias_name}` exists, but the config says that there is no such bias"),
+                    ));
+                }
             }
-            Linear::new(index, &weight, bias, compute)
+            Linear::new(sites[0].projection, &weights, &biases, compute)
         };
         let norm = |name: &str| -> Result<RmsNorm> {
             RmsNorm::new(&load(name, &[config.hidden_size])?, config.rms_norm_eps, compute)
         };
         let embedding = load("model.embed_tokens.weight", &[config.vocab_size, config.hidden_size])?;
         let mut layers = Vec::with_capacity(config.layers);
-        for layer in 0..config.layers {
-            let at = |slot: Slot| layer * SLOTS.len() + slot as usize;
-            let attention = [
-                linear(at(Slot::Q), config.qkv_bias)?,
-                linear(at(Slot::K), config.qkv_bias)?,
-                linear(at(Slot::V), config.qkv_bias)?,
-                linear(at(Slot::O), config.output_bias)?,
-            ];
-            layers.push(Layer {
+        let fused = compute.fused().is_some();
+        for (layer, sites) in sites[..config.layers * SLOTS.len()].chunks_exact(SLOTS.len()).enumerate() {
+            let [qkv, o, gate_up, down] = PROJECTIONS
+                .map(|slots| &sites[slots[0] as usize..slots[0] as usize + slots.len()]);
+            let attention = [linear(qkv, config.qkv_bias)?, linear(o, config.output_bias)?];
+            layers.push(Arc::new(Layer {
                 input_norm: norm(&format!("model.layers.{layer}.input_layernorm.weight"))?,
                 attention: Attention::new(&config, layer, attention, compute),
                 mlp_norm: norm(&format!("model.layers.{layer}.post_attention_layernorm.weight"))?,
                 mlp: Mlp {
-                    gate: linear(at(Slot::Gate), config.mlp_bias)?,
-                    up: linear(at(Slot::Up), config.mlp_bias)?,
-                    down: linear(at(Slot::Down), config.mlp_bias)?,
-                    fused: compute.fused().is_some(),
+                    gate_up: linear(gate_up, config.mlp_bias)?,
+                    down: linear(down, config.mlp_bias)?,
+                    fused,
                 },
-            });
+                fused,
+            }));
             progress(layer + 1, config.layers);
         }
-        let head_index = sites.len() - 1;
+        let head_site = &sites[config.layers * SLOTS.len()..];
         let head = if config.tied {
-            Linear::new(head_index, &embedding, None, compute)?
+            Linear::new(head_site[0].projection, std::slice::from_ref(&embedding), &[], compute)?
         } else {
-            linear(head_index, false)?
+            linear(head_site, false)?
         };
         Ok(Self {
             norm: norm("model.norm.weight")?,
@@ -290,18 +285,20 @@ impl Decoder {
                 self.embed(&ids)?
             }
         };
-        let angles = self.rotary.angles(rows.positions())?;
+        let pass = Pass {
+            angles: self.rotary.angles(rows.positions())?,
+            adapters: adapters.iter().map(|adapter| adapter.branches().clone()).collect(),
+            rows: Arc::new(rows),
+        };
+        // Past the last layer's attention, rows whose logits nobody wants have no use but as hidden states.
+        let picked = self.picked(&pass.rows, &wanted)?;
         let mut hidden_states = Vec::new();
-        for layer in &self.layers {
+        for (index, layer) in self.layers.iter().enumerate() {
             if batch.hidden_states {
                 hidden_states.push(x.clone());
             }
-            let normed = layer.input_norm.forward(&x)?;
-            x = self.residual(
-                &x,
-                &layer.attention.forward(&normed, &rows, &angles, batch.sequences, adapters)?,
-            )?;
-            x = self.residual(&x, &layer.mlp.forward(&layer.mlp_norm.forward(&x)?, &rows, adapters)?)?;
+            let last = index + 1 == self.layers.len() && !batch.hidden_states;
+            x = layer.forward(&x, &pass, batch.sequences, last.then_some(&picked))?;
         }
         for sequence in batch.sequences.iter_mut() {
             let added = sequence.ids.len();
@@ -311,29 +308,24 @@ impl Decoder {
         }
         if batch.hidden_states {
             hidden_states.push(self.norm.forward(&x)?);
+            x = x.index_select(&picked.index, 0)?;
         }
-        Ok(Output { logits: self.logits(&x, &rows, &wanted, adapters)?, hidden_states })
+        let logits = self.head.forward(&self.norm.forward(&x)?, &picked.rows, &pass.adapters)?;
+        Ok(Output { logits: logits.to_dtype(DType::F32)?, hidden_states })
     }
 
-    fn residual(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-        // candle's sum runs on a second, spinning pool of threads.
-        Ok(if self.compute.fused().is_some() { kernels::residual_sum(x, y)? } else { (x + y)? })
-    }
-
-    /// Final norm and head at the wanted rows only.
-    fn logits(&self, x: &Tensor, rows: &Rows, wanted: &[u32], adapters: &[Adapter]) -> Result<Tensor> {
-        let device = &self.compute.device;
-        let index = Tensor::from_slice(wanted, wanted.len(), device)?;
-        let picked = self.norm.forward(&x.index_select(&index, 0)?)?;
-        // The picked rows are a batch of their own: one-token spans with the sides of their rows.
+    /// The wanted rows as a batch of their own: one-token spans with the sides of their rows.
+    fn picked(&self, rows: &Rows, wanted: &[u32]) -> Result<Picked> {
         let side_of = |row: u32| {
             let row = row as usize;
             let range =
                 rows.adapted.iter().find(|range| (range.start..range.start + range.len).contains(&row));
             range.map_or(Side::BASE, |range| Side { adapter: range.adapter, scale: range.scale })
         };
-        let picked_rows = Rows::new(wanted.iter().map(|&row| (1, 0, side_of(row))));
-        Ok(self.head.forward(&picked, &picked_rows, adapters)?.to_dtype(DType::F32)?)
+        Ok(Picked {
+            index: Tensor::from_slice(wanted, wanted.len(), &self.compute.device)?,
+            rows: Arc::new(Rows::new(wanted.iter().map(|&row| (1, 0, side_of(row))))),
+        })
     }
 
     fn check(&self, batch: &Batch<'_, '_>) -> Result<()> {
@@ -354,6 +346,12 @@ impl Decoder {
         }
         Ok(())
     }
+}
+
+/// The sum of two streams of rows.
+fn residual(fused: bool, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    // candle's sum runs on a second, spinning pool of threads.
+    Ok(if fused { kernels::residual_sum(x, y)? } else { (x + y)? })
 }
 
 /// Row indices at which logits are wanted.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use crate::device::Compute;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels;
 
 /// `x / sqrt(mean(x²) + eps) * w` over rows; the norm in f32 whatever the type of `x`.
@@ -41,6 +41,16 @@ impl RmsNorm {
                 let normed = wide.broadcast_div(&(mean_square + self.eps)?.sqrt()?)?;
                 Ok(normed.to_dtype(x.dtype())?.broadcast_mul(weight)?)
             }
+        }
+    }
+
+    /// `residual` plus the gradient of `x` from that of the result; of our fused form only.
+    pub(crate) fn gradient(&self, x: &Tensor, grad: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Fused(weight) => {
+                Ok(kernels::rms_norm_gradient(x, weight, self.eps as f32, grad, residual)?)
+            }
+            Weight::Composed(_) => Err(Error::Request("expected the fused form of a norm".into())),
         }
     }
 }

@@ -24,10 +24,11 @@ enum Tables {
     },
 }
 
-/// The angles of a batch's rows.
-pub(crate) enum Angles<'a> {
+/// The angles of a batch's rows; cheap to clone.
+#[derive(Clone)]
+pub(crate) enum Angles {
     Fused {
-        table: &'a RotaryTable,
+        table: RotaryTable,
         positions: Arc<[u32]>,
     },
     /// Each `[rows, head_dim / 2]`, f32.
@@ -71,9 +72,9 @@ impl RotaryTables {
     }
 
     /// The angles of rows at these positions.
-    pub(crate) fn angles(&self, positions: Vec<u32>) -> Result<Angles<'_>> {
+    pub(crate) fn angles(&self, positions: Vec<u32>) -> Result<Angles> {
         match &self.tables {
-            Tables::Fused(table) => Ok(Angles::Fused { table, positions: positions.into() }),
+            Tables::Fused(table) => Ok(Angles::Fused { table: table.clone(), positions: positions.into() }),
             Tables::Composed { cos, sin } => {
                 let rows = positions.len();
                 let positions = Tensor::from_vec(positions, rows, cos.device())?;
@@ -86,7 +87,7 @@ impl RotaryTables {
     }
 }
 
-impl Angles<'_> {
+impl Angles {
     /// Rotates rows `[rows, heads * head_dim]`; differentiable.
     pub(crate) fn rotate(&self, x: &Tensor, head_dim: usize) -> Result<Tensor> {
         let (cos, sin) = match self {
@@ -107,6 +108,19 @@ impl Angles<'_> {
             2,
         )?;
         Ok(rotated.reshape((rows, width))?)
+    }
+}
+
+impl Angles {
+    /// Turns the gradient of rotated heads, the first `width` features of the rows of a fresh `grad`, into that of
+    /// the heads before, in place; of our fused form only.
+    pub(crate) fn rotate_back(&self, grad: &Tensor, width: usize, head_dim: usize) -> Result<()> {
+        match self {
+            Self::Fused { table, positions } => {
+                Ok(kernels::rope_back_in_place(grad, width, head_dim, positions, table)?)
+            }
+            Self::Composed { .. } => Err(Error::Request("expected the fused form of a rotation".into())),
+        }
     }
 }
 

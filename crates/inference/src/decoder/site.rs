@@ -13,6 +13,10 @@ pub struct Site {
     pub outputs: usize,
     /// Whether it is the output head.
     pub head: bool,
+    /// Index of the projection that computes it: modules with one input are one product.
+    pub projection: usize,
+    /// Its first column in the projection's output.
+    pub column: usize,
 }
 
 /// The seven linear modules of a layer, in site order.
@@ -37,20 +41,35 @@ pub(crate) const SLOTS: [(Slot, &str); 7] = [
     (Slot::Down, "mlp.down_proj"),
 ];
 
+/// The products of a layer: neighbouring slots with one input.
+pub(crate) const PROJECTIONS: [&[Slot]; 4] =
+    [&[Slot::Q, Slot::K, Slot::V], &[Slot::O], &[Slot::Gate, Slot::Up], &[Slot::Down]];
+
 /// All sites of a decoder: seven a layer, then the head.
 #[must_use]
 pub fn sites(config: &DecoderConfig) -> Vec<Site> {
     let mut sites = Vec::with_capacity(config.layers * SLOTS.len() + 1);
     for layer in 0..config.layers {
-        for (slot, name) in SLOTS {
-            let (inputs, outputs) = match slot {
-                Slot::Q => (config.hidden_size, config.q_width()),
-                Slot::K | Slot::V => (config.hidden_size, config.kv_width()),
-                Slot::O => (config.q_width(), config.hidden_size),
-                Slot::Gate | Slot::Up => (config.hidden_size, config.intermediate_size),
-                Slot::Down => (config.intermediate_size, config.hidden_size),
-            };
-            sites.push(Site { name: format!("model.layers.{layer}.{name}"), inputs, outputs, head: false });
+        for (index, slots) in PROJECTIONS.iter().enumerate() {
+            let mut column = 0;
+            for &slot in *slots {
+                let (inputs, outputs) = match slot {
+                    Slot::Q => (config.hidden_size, config.q_width()),
+                    Slot::K | Slot::V => (config.hidden_size, config.kv_width()),
+                    Slot::O => (config.q_width(), config.hidden_size),
+                    Slot::Gate | Slot::Up => (config.hidden_size, config.intermediate_size),
+                    Slot::Down => (config.intermediate_size, config.hidden_size),
+                };
+                sites.push(Site {
+                    name: format!("model.layers.{layer}.{}", SLOTS[slot as usize].1),
+                    inputs,
+                    outputs,
+                    head: false,
+                    projection: layer * PROJECTIONS.len() + index,
+                    column,
+                });
+                column += outputs;
+            }
         }
     }
     sites.push(Site {
@@ -58,6 +77,8 @@ pub fn sites(config: &DecoderConfig) -> Vec<Site> {
         inputs: config.hidden_size,
         outputs: config.vocab_size,
         head: true,
+        projection: config.layers * PROJECTIONS.len(),
+        column: 0,
     });
     sites
 }

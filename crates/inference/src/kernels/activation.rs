@@ -1,9 +1,9 @@
 //! Gated activations of a feed-forward layer.
 
-use super::rows::{Rows, build, build_pair, readable, with_rows};
+use super::rows::{Rows, build, readable, with_rows};
 use super::simd::{LANES, Simd};
 use super::tier::{Tier, Vectorized};
-use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, D, Device, Layout, Result, Shape, Tensor, bail};
 use std::mem::MaybeUninit;
 
 const OP: &str = "gated activation";
@@ -32,6 +32,15 @@ pub fn gated(activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tenso
 /// As [`gated`].
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gated(Activation::Silu, gate, up)
+}
+
+/// The gradients of `gate` and `up` side by side, `[.., 2 * f]`, from the gradient of [`gated`].
+///
+/// # Errors
+/// If the shapes differ, or a tensor is not `f32` on the CPU.
+pub fn gated_gradient(activation: Activation, gate: &Tensor, up: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    let op = Gated { activation, tier: Tier::detect() };
+    op.gradients(&readable(OP, gate)?, &readable(OP, up)?, &readable(OP, grad)?)
 }
 
 fn gated_on(tier: Tier, activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
@@ -105,31 +114,43 @@ impl CustomOp2 for Gated {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = readable(OP, grad)?;
-        let (gate_grad, up_grad) = with_rows(OP, gate, |gate| {
-            with_rows(OP, up, |up| with_rows(OP, &grad, |grad| self.gradients(gate, up, grad)))
-        })?;
-        let tensor = |data| Tensor::from_vec(data, gate.shape(), &Device::Cpu);
-        Ok((Some(tensor(gate_grad)?), Some(tensor(up_grad)?)))
+        let both = self.gradients(gate, up, &readable(OP, grad)?)?;
+        let width = gate.dim(D::Minus1)?;
+        let part = |start| both.narrow(D::Minus1, start, width).map(Some);
+        Ok((part(0)?, part(width)?))
     }
 }
 
 impl Gated {
-    fn gradients(&self, gate: Rows<'_>, up: Rows<'_>, grad: Rows<'_>) -> Result<(Vec<f32>, Vec<f32>)> {
-        if (grad.count, grad.width) != (gate.count, gate.width) {
-            bail!(
-                "{OP}: expected {} gradient rows of {}, found {} of {}",
-                gate.count,
-                gate.width,
-                grad.count,
-                grad.width
-            );
+    /// The gradients of both, side by side.
+    fn gradients(&self, gate: &Tensor, up: &Tensor, grad: &Tensor) -> Result<Tensor> {
+        let mut dims = gate.dims().to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last *= 2;
+        }
+        let data = with_rows(OP, gate, |gate| {
+            with_rows(OP, up, |up| with_rows(OP, grad, |grad| self.gradient_rows(gate, up, grad)))
+        })?;
+        Tensor::from_vec(data, dims, &Device::Cpu)
+    }
+
+    fn gradient_rows(&self, gate: Rows<'_>, up: Rows<'_>, grad: Rows<'_>) -> Result<Vec<f32>> {
+        for other in [&up, &grad] {
+            if (other.count, other.width) != (gate.count, gate.width) {
+                bail!(
+                    "{OP}: expected {} rows of {}, found {} of {}",
+                    gate.count,
+                    gate.width,
+                    other.count,
+                    other.width
+                );
+            }
         }
         let Self { activation, tier } = *self;
-        // SAFETY: `Backward` writes every place of every row of both.
+        // SAFETY: `Backward` writes every place of every row.
         Ok(unsafe {
-            build_pair(gate.count, gate.width, |first, gate_out, up_out| {
-                tier.run(Backward { activation, gate, up, grad, first, gate_out, up_out });
+            build(gate.count, 2 * gate.width, |first, out| {
+                tier.run(Backward { activation, gate, up, grad, first, out });
             })
         })
     }
@@ -165,8 +186,8 @@ struct Backward<'a, 'o> {
     up: Rows<'a>,
     grad: Rows<'a>,
     first: usize,
-    gate_out: &'o mut [MaybeUninit<f32>],
-    up_out: &'o mut [MaybeUninit<f32>],
+    /// Rows of the gate's gradient, then that of the up projection.
+    out: &'o mut [MaybeUninit<f32>],
 }
 
 impl Vectorized for Backward<'_, '_> {
@@ -176,8 +197,8 @@ impl Vectorized for Backward<'_, '_> {
     #[inline(always)]
     fn vectorized<S: Simd>(self, s: S) {
         let width = self.gate.width;
-        let out = self.gate_out.chunks_exact_mut(width).zip(self.up_out.chunks_exact_mut(width));
-        for (i, (gate_out, up_out)) in out.enumerate() {
+        for (i, out) in self.out.chunks_exact_mut(2 * width).enumerate() {
+            let (gate_out, up_out) = out.split_at_mut(width);
             let row = self.first + i;
             let (gate, up, grad) = (self.gate.row(row), self.up.row(row), self.grad.row(row));
             for at in (0..width).step_by(LANES) {

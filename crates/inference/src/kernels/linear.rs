@@ -91,6 +91,15 @@ impl FrozenLinear {
         readable(OP, x)?.apply_op1(Multiply { weights: self.weights.clone(), transposed: false })
     }
 
+    /// `grad W`: from the gradient of the result `[.., n]`, that of `x`, `[.., k]`.
+    ///
+    /// # Errors
+    /// As [`Self::forward`], for `n`.
+    pub fn gradient(&self, grad: &Tensor) -> Result<Tensor> {
+        let back = Multiply { weights: self.weights.clone(), transposed: true };
+        readable(OP, grad)?.apply_op1_no_bwd(&back)
+    }
+
     /// The layer with the chosen outputs only, in the order given: scoring a few words of a vocabulary needs no
     /// others. Every output is the same, bit for bit, as in the whole layer.
     ///

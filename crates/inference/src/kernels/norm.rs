@@ -3,7 +3,7 @@
 use super::rows::{Rows, build, readable};
 use super::simd::{LANES, Simd};
 use super::tier::{Tier, Vectorized};
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
@@ -18,6 +18,23 @@ const OP: &str = "rms norm";
 /// If the last dimension is not the weight's length, or `x` is not `f32` on the CPU.
 pub fn rms_norm(x: &Tensor, weight: &Arc<[f32]>, eps: f32) -> Result<Tensor> {
     rms_norm_on(Tier::detect(), x, weight, eps)
+}
+
+/// `residual` plus the gradient of `x`, from the gradient of [`rms_norm`]'s result. A norm sits beside a residual
+/// stream, whose gradient is added in the same pass.
+///
+/// # Errors
+/// If shapes differ, or a tensor is not `f32` on the CPU.
+pub fn rms_norm_gradient(
+    x: &Tensor,
+    weight: &Arc<[f32]>,
+    eps: f32,
+    grad: &Tensor,
+    residual: &Tensor,
+) -> Result<Tensor> {
+    let parameters = Parameters { weight: weight.clone(), eps, tier: Tier::detect() };
+    let (x, grad, residual) = (readable(OP, x)?, readable(OP, grad)?, readable(OP, residual)?);
+    x.apply_op3_no_bwd(&grad, &residual, &RmsNormGradient(parameters))
 }
 
 fn rms_norm_on(tier: Tier, x: &Tensor, weight: &Arc<[f32]>, eps: f32) -> Result<Tensor> {
@@ -66,6 +83,30 @@ impl CustomOp1 for RmsNorm {
 /// From `x` and the gradient of `y`, the gradient of `x`.
 struct RmsNormGradient(Parameters);
 
+impl RmsNormGradient {
+    fn run(&self, x: Rows<'_>, grad: Rows<'_>, residual: Option<Rows<'_>>) -> Result<CpuStorage> {
+        let Parameters { weight, eps, tier } = &self.0;
+        for other in [Some(grad), residual].into_iter().flatten() {
+            if (other.count, other.width) != (x.count, x.width) {
+                bail!(
+                    "{OP}: expected {} rows of {}, found {} of {}",
+                    x.count,
+                    x.width,
+                    other.count,
+                    other.width
+                );
+            }
+        }
+        // SAFETY: `Backward` writes every place of every row.
+        let grad_x = unsafe {
+            build(x.count, x.width, |first, out| {
+                tier.run(Backward { x, grad, residual, first, weight, eps: *eps, out })
+            })
+        };
+        Ok(CpuStorage::F32(grad_x))
+    }
+}
+
 impl CustomOp2 for RmsNormGradient {
     fn name(&self) -> &'static str {
         "rms norm gradient"
@@ -78,18 +119,28 @@ impl CustomOp2 for RmsNormGradient {
         grad: &CpuStorage,
         grad_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let Parameters { weight, eps, tier } = &self.0;
         let (x, grad) = (self.0.rows(x, x_layout)?, self.0.rows(grad, grad_layout)?);
-        if x.count != grad.count {
-            bail!("{OP}: expected {} gradient rows, found {}", x.count, grad.count);
-        }
-        // SAFETY: `Backward` writes every place of every row.
-        let grad_x = unsafe {
-            build(x.count, x.width, |first, out| {
-                tier.run(Backward { x, grad, first, weight, eps: *eps, out })
-            })
-        };
-        Ok((CpuStorage::F32(grad_x), x_layout.shape().clone()))
+        Ok((self.run(x, grad, None)?, x_layout.shape().clone()))
+    }
+}
+
+impl CustomOp3 for RmsNormGradient {
+    fn name(&self) -> &'static str {
+        "rms norm gradient with residual"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, grad) = (self.0.rows(x, x_layout)?, self.0.rows(grad, grad_layout)?);
+        let residual = self.0.rows(residual, residual_layout)?;
+        Ok((self.run(x, grad, Some(residual))?, x_layout.shape().clone()))
     }
 }
 
@@ -126,6 +177,7 @@ impl Vectorized for Forward<'_, '_> {
 struct Backward<'a, 'o> {
     x: Rows<'a>,
     grad: Rows<'a>,
+    residual: Option<Rows<'a>>,
     first: usize,
     weight: &'a [f32],
     eps: f32,
@@ -140,6 +192,7 @@ impl Vectorized for Backward<'_, '_> {
     fn vectorized<S: Simd>(self, s: S) {
         for (i, out) in self.out.chunks_exact_mut(self.x.width).enumerate() {
             let (x, grad) = (self.x.row(self.first + i), self.grad.row(self.first + i));
+            let residual = self.residual.map(|residual| residual.row(self.first + i));
             let mut sum = s.splat(0.0);
             for at in (0..x.len()).step_by(LANES) {
                 let u = s.mul(s.load_at(grad, at), s.load_at(self.weight, at));
@@ -150,7 +203,11 @@ impl Vectorized for Backward<'_, '_> {
             let r = s.splat(r);
             for at in (0..x.len()).step_by(LANES) {
                 let u = s.mul(s.load_at(grad, at), s.load_at(self.weight, at));
-                s.store_at(s.mul_add(s.load_at(x, at), along, s.mul(u, r)), out, at);
+                let mut sum = s.mul_add(s.load_at(x, at), along, s.mul(u, r));
+                if let Some(residual) = residual {
+                    sum = s.add(s.load_at(residual, at), sum);
+                }
+                s.store_at(sum, out, at);
             }
         }
     }
@@ -183,6 +240,18 @@ mod tests {
                 assert_close(&gradients(&x, fused)[0], &gradients(&x, slow)[0], 1e-5, &case);
             }
         }
+    }
+
+    #[test]
+    fn gradient_adds_the_residual() {
+        let (w, _) = weight(33);
+        let (x, residual, grad) = (noise(4, 33, 7), noise(4, 33, 8), noise(4, 33, 9));
+        let found = rms_norm_gradient(&x, &w, EPS, &grad, &residual).unwrap();
+        let weighted = |x: &[Tensor]| (rms_norm(&x[0], &w, EPS).unwrap() * &grad).unwrap();
+        let var = candle_core::Var::from_tensor(&x).unwrap();
+        let loss = weighted(&[var.as_tensor().clone()]).sum_all().unwrap();
+        let alone = loss.backward().unwrap().get(&var).unwrap().clone();
+        assert_close(&found, &(alone + residual).unwrap(), 1e-5, "with residual");
     }
 
     #[test]

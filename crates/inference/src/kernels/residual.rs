@@ -3,7 +3,7 @@
 use super::rows::{Rows, build, readable};
 use super::simd::{LANES, Simd};
 use super::tier::{Tier, Vectorized};
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, InplaceOp2, Layout, Result, Shape, Tensor, bail};
 use std::mem::MaybeUninit;
 
 const OP: &str = "residual sum";
@@ -19,6 +19,48 @@ pub fn residual_sum(x: &Tensor, y: &Tensor) -> Result<Tensor> {
         bail!("{OP}: expected {:?}, found {:?}", x.dims(), y.dims());
     }
     readable(OP, x)?.apply_op2(&readable(OP, y)?, ResidualSum { tier: Tier::detect() })
+}
+
+/// Adds `y: [rows, h]` in place to the rows of `x: [m, h]` from `start` on. `x` must not be shared.
+///
+/// # Errors
+/// If the shapes do not fit, or a tensor is not `f32` on the CPU.
+pub fn add_to_rows(x: &Tensor, start: usize, y: &Tensor) -> Result<()> {
+    let ((m, h), (rows, width)) = (x.dims2()?, y.dims2()?);
+    if width != h || start + rows > m {
+        bail!("{OP}: expected rows within [{m}, {h}], found [{rows}, {width}] from {start}");
+    }
+    x.inplace_op2(&readable(OP, y)?, &AddToRows { start })
+}
+
+struct AddToRows {
+    start: usize,
+}
+
+impl InplaceOp2 for AddToRows {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &mut CpuStorage,
+        x_layout: &Layout,
+        y: &CpuStorage,
+        y_layout: &Layout,
+    ) -> Result<()> {
+        let y = Rows::new(OP, y, y_layout)?;
+        let (CpuStorage::F32(x), Some((from, _))) = (x, x_layout.contiguous_offsets()) else {
+            bail!("{OP}: expected contiguous f32 rows")
+        };
+        let first = from + self.start * y.width;
+        for (i, x) in x[first..first + y.count * y.width].chunks_exact_mut(y.width).enumerate() {
+            for (x, y) in x.iter_mut().zip(y.row(i)) {
+                *x += y;
+            }
+        }
+        Ok(())
+    }
 }
 
 struct ResidualSum {
@@ -90,6 +132,21 @@ mod tests {
             }
         }
         assert!(residual_sum(&noise(2, 3, 1), &noise(3, 2, 1)).is_err());
+    }
+
+    #[test]
+    fn rows_are_added_in_place() {
+        let (x, y) = (noise(5, 17, 1), noise(2, 17, 2));
+        let before = x.to_vec2::<f32>().unwrap();
+        let added = y.to_vec2::<f32>().unwrap();
+        add_to_rows(&x, 2, &y).unwrap();
+        for (i, row) in x.to_vec2::<f32>().unwrap().iter().enumerate() {
+            for (j, &found) in row.iter().enumerate() {
+                let expected = before[i][j] + if (2..4).contains(&i) { added[i - 2][j] } else { 0.0 };
+                assert!((found - expected).abs() < 1e-6);
+            }
+        }
+        assert!(add_to_rows(&x, 4, &y).is_err());
     }
 
     #[test]

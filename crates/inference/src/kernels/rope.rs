@@ -3,7 +3,8 @@
 use super::rows::{Rows, build, readable};
 use super::simd::{LANES, Simd};
 use super::tier::{Tier, Vectorized};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, InplaceOp1, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
@@ -52,6 +53,26 @@ pub fn rope(x: &Tensor, head_dim: usize, positions: &Arc<[u32]>, table: &RotaryT
     rope_on(Tier::detect(), x, head_dim, positions, table)
 }
 
+/// Turns the gradient of rotated heads into that of the heads before, in place: the first `width` features of each
+/// row of `grad: [m, at least width]`, contiguous, are rotated back. `grad` must not be shared.
+///
+/// # Errors
+/// As [`rope`], or if a row has fewer than `width` features.
+pub fn rope_back_in_place(
+    grad: &Tensor,
+    width: usize,
+    head_dim: usize,
+    positions: &Arc<[u32]>,
+    table: &RotaryTable,
+) -> Result<()> {
+    let (rows, row_width) = grad.dims2()?;
+    if width > row_width {
+        bail!("{OP}: expected rows of at least {width}, found {row_width}");
+    }
+    let rotation = checked(Tier::detect(), (rows, width), head_dim, positions, table)?;
+    grad.inplace_op1(&RotateBack { rotation: Rotation { direction: Direction::Back, ..rotation }, width })
+}
+
 fn rope_on(
     tier: Tier,
     x: &Tensor,
@@ -59,7 +80,18 @@ fn rope_on(
     positions: &Arc<[u32]>,
     table: &RotaryTable,
 ) -> Result<Tensor> {
-    let (rows, width) = x.dims2()?;
+    let rotation = checked(tier, x.dims2()?, head_dim, positions, table)?;
+    readable(OP, x)?.apply_op1(rotation)
+}
+
+/// The rotation of `[rows, width]`, if everything fits.
+fn checked(
+    tier: Tier,
+    (rows, width): (usize, usize),
+    head_dim: usize,
+    positions: &Arc<[u32]>,
+    table: &RotaryTable,
+) -> Result<Rotation> {
     if head_dim < 2 * table.pairs || !width.is_multiple_of(head_dim) {
         let rotated = 2 * table.pairs;
         bail!("{OP}: expected rows of heads of {head_dim}, of which {rotated} turn, found rows of {width}");
@@ -70,14 +102,13 @@ fn rope_on(
     if let Some(position) = positions.iter().find(|&&p| p as usize >= table.max_positions()) {
         bail!("{OP}: expected a position below {}, found {position}", table.max_positions());
     }
-    let rotation = Rotation {
+    Ok(Rotation {
         head_dim,
         positions: positions.clone(),
         table: table.clone(),
         direction: Direction::Forward,
         tier,
-    };
-    readable(OP, x)?.apply_op1(rotation)
+    })
 }
 
 /// The gradient of a rotation is the rotation back.
@@ -108,7 +139,7 @@ impl CustomOp1 for Rotation {
         }
         // SAFETY: `Rotate` writes every place of every row, since heads divide a row.
         let y = unsafe {
-            build(x.count, x.width, |first, out| self.tier.run(Rotate { rotation: self, x, first, out }))
+            build(x.count, x.width, |first, out| self.tier.run(Rotate { rotation: self, x, position: 0, first, out }))
         };
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
@@ -122,9 +153,41 @@ impl CustomOp1 for Rotation {
     }
 }
 
+/// [`Rotation`] of the first features of each row, in place.
+struct RotateBack {
+    rotation: Rotation,
+    width: usize,
+}
+
+impl InplaceOp1 for RotateBack {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let row_width = layout.dims().last().copied().unwrap_or(0);
+        let (CpuStorage::F32(data), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+            bail!("{OP}: expected contiguous f32 rows")
+        };
+        let rows = data[start..end].par_chunks_exact_mut(row_width.max(1)).enumerate();
+        rows.with_min_len(32).for_each_init(Vec::new, |from, (i, row)| {
+            let row = &mut row[..self.width];
+            from.clear();
+            from.extend_from_slice(row);
+            // SAFETY: `f32` and `MaybeUninit<f32>` have one layout, and `Rotate` writes no other value than an `f32`.
+            let out = unsafe { &mut *(std::ptr::from_mut(row) as *mut [MaybeUninit<f32>]) };
+            let x = Rows::of_slice(from, self.width);
+            self.rotation.tier.run(Rotate { rotation: &self.rotation, x, position: i, first: 0, out });
+        });
+        Ok(())
+    }
+}
+
 struct Rotate<'a, 'o> {
     rotation: &'a Rotation,
     x: Rows<'a>,
+    /// Index of the first row's position, less `first`.
+    position: usize,
     first: usize,
     out: &'o mut [MaybeUninit<f32>],
 }
@@ -143,7 +206,7 @@ impl Vectorized for Rotate<'_, '_> {
         let minus = s.sub(s.splat(0.0), sign);
         for (i, out) in self.out.chunks_exact_mut(self.x.width).enumerate() {
             let row = self.first + i;
-            let start = positions[row] as usize * pairs;
+            let start = positions[self.position + row] as usize * pairs;
             let (cos, sin) = (&cos[start..start + pairs], &sin[start..start + pairs]);
             for (x, out) in self.x.row(row).chunks_exact(*head_dim).zip(out.chunks_exact_mut(*head_dim)) {
                 let ((x1, x2), (y1, y2)) = (x.split_at(*pairs), out.split_at_mut(*pairs));
@@ -206,6 +269,22 @@ mod tests {
         assert_gradients_match_differences(&[noise(4, 36, 7)], 1e-4, |x| {
             rope(&x[0], 12, &positions, &table).unwrap()
         });
+    }
+
+    #[test]
+    fn turning_back_in_place_is_the_gradient() {
+        let (table, positions): (_, Arc<[u32]>) = (table(40, 6), (0..40).rev().collect());
+        let (x, grad) = (noise(40, 24, 1), noise(40, 30, 2));
+        let seen = grad.narrow(1, 0, 24).unwrap();
+        let before = grad.copy().unwrap();
+        let var = candle_core::Var::from_tensor(&x).unwrap();
+        let loss = (rope(var.as_tensor(), 12, &positions, &table).unwrap() * &seen.copy().unwrap()).unwrap();
+        let expected = loss.sum_all().unwrap().backward().unwrap().get(&var).unwrap().clone();
+        rope_back_in_place(&grad, 24, 12, &positions, &table).unwrap();
+        assert_close(&grad.narrow(1, 0, 24).unwrap(), &expected, 1e-6, "rotated part");
+        let rest = |x: &Tensor| bits(&x.narrow(1, 24, 6).unwrap().contiguous().unwrap());
+        assert_eq!(rest(&grad), rest(&before));
+        assert!(rope_back_in_place(&grad, 36, 12, &positions, &table).is_err());
     }
 
     #[test]

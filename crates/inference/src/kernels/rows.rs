@@ -112,29 +112,6 @@ pub(super) unsafe fn build<T: Copy + Send + Sync>(
     unsafe { build_shared(count * width, fill_all) }
 }
 
-/// Two buffers like [`build`]'s, filled together.
-///
-/// # Safety
-/// `fill` must write every place that it is given.
-pub(super) unsafe fn build_pair<T: Copy + Send + Sync>(
-    count: usize,
-    width: usize,
-    fill: impl Fn(usize, &mut [MaybeUninit<T>], &mut [MaybeUninit<T>]) + Sync,
-) -> (Vec<T>, Vec<T>) {
-    let fill_all = |a: SharedPlaces<T>, b: SharedPlaces<T>| {
-        each_part(count, width, |first, rows| {
-            let (start, len) = (first * width, rows * width);
-            // SAFETY: parts do not overlap, and the buffers are different ones.
-            unsafe { fill(first, a.get(start, len), b.get(start, len)) };
-        });
-    };
-    let mut second = Vec::new();
-    // SAFETY: as for `build`; the second buffer is filled while the first one is.
-    let first =
-        unsafe { build_shared(count * width, |a| second = build_shared(count * width, |b| fill_all(a, b))) };
-    (first, second)
-}
-
 /// Calls `task` with the first row and the number of rows of each part of a `[count, width]` buffer.
 fn each_part(count: usize, width: usize, task: impl Fn(usize, usize) + Sync) {
     if count * width == 0 {

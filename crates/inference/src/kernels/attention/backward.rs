@@ -15,28 +15,18 @@ use std::ops::Range;
 /// Rows whose weights are held at a time.
 const BLOCK_ROWS: usize = 32;
 
-/// The gradients of queries, keys and values.
-pub(super) fn run(
-    op: &Attention,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    grad: &Tensor,
-) -> Result<(Tensor, Tensor, Tensor)> {
-    let (dq, dk, dv) = with_rows(OP, q, |q| {
+/// The gradients of queries, keys and values side by side, `[m, (heads + 2 * kv_heads) * head_dim]`.
+pub(super) fn run(op: &Attention, q: &Tensor, k: &Tensor, v: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    let data = with_rows(OP, q, |q| {
         with_rows(OP, k, |k| {
             with_rows(OP, v, |v| with_rows(OP, grad, |grad| gradients(op, Operands { q, k, v }, grad)))
         })
     })?;
-    let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), &Device::Cpu);
-    Ok((tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?))
+    let (rows, q_width) = q.dims2()?;
+    Tensor::from_vec(data, (rows, q_width + 2 * k.dim(1)?), &Device::Cpu)
 }
 
-fn gradients(
-    op: &Attention,
-    operands: Operands<'_>,
-    grad: Rows<'_>,
-) -> Result<(Vec<f32>, Vec<f32>, Vec<f32>)> {
+fn gradients(op: &Attention, operands: Operands<'_>, grad: Rows<'_>) -> Result<Vec<f32>> {
     let Operands { q, k, .. } = operands;
     if (grad.count, grad.width) != (q.count, q.width) {
         bail!(
@@ -47,24 +37,37 @@ fn gradients(
             grad.width
         );
     }
-    let (mut dk, mut dv) = (Vec::new(), Vec::new());
-    let kv_len = k.count * k.width;
+    let width = q.width + 2 * k.width;
     // SAFETY: the spans cover all rows, and `run_tasks` writes every head of each of the three gradients.
-    let dq = unsafe {
-        build_shared(q.count * q.width, |dq| {
-            dk = build_shared(kv_len, |dk| {
-                dv = build_shared(kv_len, |dv| run_tasks(op, operands, grad, Gradients { dq, dk, dv }));
-            });
+    Ok(unsafe {
+        build_shared(q.count * width, |places| {
+            run_tasks(op, operands, grad, Gradients { places, width, q_width: q.width, kv_width: k.width });
         })
-    };
-    Ok((dq, dk, dv))
+    })
 }
 
+/// Where the gradients go: queries, keys and values side by side in rows of `width`.
 #[derive(Clone, Copy)]
 struct Gradients {
-    dq: SharedPlaces<f32>,
-    dk: SharedPlaces<f32>,
-    dv: SharedPlaces<f32>,
+    places: SharedPlaces<f32>,
+    width: usize,
+    q_width: usize,
+    kv_width: usize,
+}
+
+impl Gradients {
+    /// Writes padded rows to some columns, counted from `offset`, of the rows from `first` on.
+    #[inline(always)]
+    fn write(&self, from: &[f32], padded: usize, first: usize, offset: usize, columns: &Range<usize>) {
+        for (i, from) in from.chunks_exact(padded).enumerate() {
+            let start = (first + i) * self.width + offset + columns.start;
+            // SAFETY: within the result; only this task has these rows and columns, and the reference ends here.
+            let to = unsafe { self.places.get(start, columns.len()) };
+            for (to, &x) in to.iter_mut().zip(from) {
+                to.write(x);
+            }
+        }
+    }
 }
 
 /// One task for each span and key-value head, which alone adds to that head's gradients.
@@ -164,11 +167,11 @@ impl Vectorized for Task<'_, '_> {
                 let block = Block { op, keys, rows, queries, grads, padded };
                 let dq = grown(&mut scratch.dq, block.rows.len() * padded);
                 block.add_gradients(s, (&mut scratch.weights, &mut scratch.weight_grads), dq, dk, dv);
-                write(dq, padded, out.dq, (row, operands.q.width), &columns);
+                out.write(dq, padded, row, 0, &columns);
             }
         }
-        write(dk, padded, out.dk, (span.start, operands.k.width), &columns);
-        write(dv, padded, out.dv, (span.start, operands.v.width), &columns);
+        out.write(dk, padded, span.start, out.q_width, &columns);
+        out.write(dv, padded, span.start, out.q_width + out.kv_width, &columns);
     }
 }
 
@@ -199,24 +202,6 @@ fn copy_padded(from: Rows<'_>, first: usize, columns: &Range<usize>, to: &mut [f
     for (i, to) in to.chunks_exact_mut(padded).enumerate() {
         to[..columns.len()].copy_from_slice(&from.row(first + i)[columns.clone()]);
         to[columns.len()..].fill(0.0);
-    }
-}
-
-/// Writes padded rows to some columns of the rows from `first` on.
-#[inline(always)]
-fn write(
-    from: &[f32],
-    padded: usize,
-    to: SharedPlaces<f32>,
-    (first, width): (usize, usize),
-    columns: &Range<usize>,
-) {
-    for (i, from) in from.chunks_exact(padded).enumerate() {
-        // SAFETY: within the result; only this task has these rows and columns, and the reference ends here.
-        let to = unsafe { to.get((first + i) * width + columns.start, columns.len()) };
-        for (to, &x) in to.iter_mut().zip(from) {
-            to.write(x);
-        }
     }
 }
 

@@ -72,6 +72,21 @@ pub fn attention(
     attention_on(Tier::detect(), shape, spans, q, k, v)
 }
 
+/// The gradients of [`attention`]'s operands side by side, `[m, (heads + 2 * kv_heads) * head_dim]`, from the
+/// gradient of its result.
+///
+/// # Errors
+/// As [`attention`], or if `grad` has another shape than the result.
+pub fn attention_gradient(
+    shape: &AttentionShape,
+    spans: &Arc<[Span]>,
+    (q, k, v): (&Tensor, &Tensor, &Tensor),
+    grad: &Tensor,
+) -> Result<Tensor> {
+    let op = checked(Tier::detect(), shape, spans, q, k, v)?;
+    backward::run(&op, &readable(OP, q)?, &readable(OP, k)?, &readable(OP, v)?, &readable(OP, grad)?)
+}
+
 fn attention_on(
     tier: Tier,
     shape: &AttentionShape,
@@ -80,6 +95,19 @@ fn attention_on(
     k: &Tensor,
     v: &Tensor,
 ) -> Result<Tensor> {
+    let op = checked(tier, shape, spans, q, k, v)?;
+    readable(OP, q)?.apply_op3(&readable(OP, k)?, &readable(OP, v)?, op)
+}
+
+/// The operation, if the operands fit it.
+fn checked(
+    tier: Tier,
+    shape: &AttentionShape,
+    spans: &Arc<[Span]>,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+) -> Result<Attention> {
     check_shape(shape)?;
     let rows = check_spans(shape, spans)?;
     let kv_width = shape.kv_heads * shape.head_dim;
@@ -90,8 +118,7 @@ fn attention_on(
             bail!("{OP}: expected {name} of {:?}, found {:?}", [rows, width], x.dims());
         }
     }
-    let op = Attention { shape: *shape, spans: spans.clone(), tier };
-    readable(OP, q)?.apply_op3(&readable(OP, k)?, &readable(OP, v)?, op)
+    Ok(Attention { shape: *shape, spans: spans.clone(), tier })
 }
 
 fn check_shape(shape: &AttentionShape) -> Result<()> {
@@ -192,7 +219,9 @@ impl CustomOp3 for Attention {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (q, k, v) = backward::run(self, q, k, v, &readable(OP, grad)?)?;
-        Ok((Some(q), Some(k), Some(v)))
+        let (q_width, kv_width) = (q.dim(1)?, k.dim(1)?);
+        let all = backward::run(self, q, k, v, &readable(OP, grad)?)?;
+        let part = |start, width| all.narrow(1, start, width).map(Some);
+        Ok((part(0, q_width)?, part(q_width, kv_width)?, part(q_width + kv_width, kv_width)?))
     }
 }
