@@ -7,6 +7,7 @@ use candle_transformers::generation::{LogitsProcessor, Sampling};
 
 use crate::decoder::{Batch, Past, Positions, Sequence, Side};
 use crate::error::{Error, Result};
+use crate::kernels;
 use crate::pair::ModelPair;
 use crate::prefix::{KvCache, Prefix};
 
@@ -68,14 +69,14 @@ impl ModelPair {
                 None => KvCache::new(),
             });
         }
-        let mut samplers = self.samplers(contexts.len(), decoding);
+        let mut samplers = samplers(contexts.len(), decoding);
         let mut pending: Vec<Vec<u32>> = contexts.iter().map(|context| context.ids.to_vec()).collect();
         let mut active: Vec<usize> = (0..contexts.len()).collect();
         for _ in 0..max_new {
             let mut still = Vec::with_capacity(active.len());
             for chunk in chunks(&active, &pending, self.row_limit()) {
                 let logits = self.step(chunk, contexts, &pending, &mut caches)?;
-                let next = choose(&logits, chunk, &mut samplers)?;
+                let next = choose(&logits, chunk, samplers.as_deref_mut())?;
                 for (&index, token) in chunk.iter().zip(next) {
                     results[index].ids.push(token);
                     results[index].ended = self.eos().contains(&token);
@@ -121,22 +122,26 @@ impl ModelPair {
         };
         Ok(self.forward(&mut batch)?.logits)
     }
-
-    fn samplers(&self, n: usize, decoding: Decoding) -> Vec<LogitsProcessor> {
-        (0..n as u64)
-            .map(|index| match decoding {
-                Decoding::Greedy => LogitsProcessor::from_sampling(0, Sampling::ArgMax),
-                Decoding::Sample { temperature, top_p, seed } => LogitsProcessor::from_sampling(
-                    seed.wrapping_add(index),
-                    Sampling::TopP { p: top_p, temperature },
-                ),
-            })
-            .collect()
-    }
 }
 
-fn choose(logits: &Tensor, chunk: &[usize], samplers: &mut [LogitsProcessor]) -> Result<Vec<u32>> {
+/// One stream a sequence; none where the most probable token is taken.
+fn samplers(n: usize, decoding: Decoding) -> Option<Vec<LogitsProcessor>> {
+    let Decoding::Sample { temperature, top_p, seed } = decoding else { return None };
+    let sampler = |index| {
+        LogitsProcessor::from_sampling(
+            seed.wrapping_add(index),
+            Sampling::TopP { p: top_p, temperature },
+        )
+    };
+    Some((0..n as u64).map(sampler).collect())
+}
+
+fn choose(logits: &Tensor, chunk: &[usize], samplers: Option<&mut [LogitsProcessor]>) -> Result<Vec<u32>> {
     let logits = logits.to_device(&candle_core::Device::Cpu)?;
+    let Some(samplers) = samplers else {
+        let largest: Option<Vec<u32>> = kernels::argmax(&logits)?.into_iter().collect();
+        return largest.ok_or_else(|| Error::Request("logits are not numbers; are the weights damaged?".into()));
+    };
     chunk.iter().enumerate().map(|(row, &index)| Ok(samplers[index].sample(&logits.get(row)?)?)).collect()
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{D, DType, Tensor};
+use rayon::prelude::*;
 
 use super::config::DecoderConfig;
 use super::layer::Pass;
@@ -15,6 +16,9 @@ use crate::device::Compute;
 use crate::error::{Error, Result};
 use crate::kernels::{self, AttentionShape};
 use crate::prefix::{Growing, LayerCache};
+
+/// Caches that one task appends to: fewer would not pay for a second thread.
+const APPENDED_TOGETHER: usize = 8;
 
 pub(crate) struct Attention {
     /// Queries, keys and values side by side.
@@ -56,12 +60,13 @@ impl Attention {
     }
 
     /// Rows `[rows, hidden]` to heads. Keys and values of rows whose sequence has a cache are appended
-    /// to it.
+    /// to it. For the gradient, what the rows see is kept if `recorded`.
     pub(crate) fn attend(
         &self,
         x: &Tensor,
         pass: &Pass,
         sequences: &mut [Sequence<'_>],
+        recorded: bool,
     ) -> Result<Attended> {
         let (q_width, kv_width) = self.widths();
         let qkv = self.qkv.forward(x, &pass.rows, &pass.adapters)?;
@@ -70,15 +75,25 @@ impl Attention {
         let v = qkv.narrow(1, q_width + kv_width, kv_width)?;
         let (heads, spans) = if self.fused {
             let spans = self.spans(&pass.rows, sequences)?;
-            (kernels::attention(&self.shape, &spans, &q, &k, &v)?, spans)
+            let heads = kernels::attention(&self.shape, &spans, &q, &k, &v)?;
+            // A cache that is in view is copied when it grows.
+            (heads, if recorded { spans } else { Arc::from([]) })
         } else {
             (self.attend_composed(&q, &k, &v, &pass.rows, sequences)?, Arc::from([]))
         };
-        for (span, sequence) in pass.rows.spans.iter().zip(sequences) {
+        let append = |span: &Span, sequence: &mut Sequence<'_>| -> Result<()> {
             if let Past::Cache(cache) = &mut sequence.past {
                 let (k, v) = (k.narrow(0, span.start, span.len)?, v.narrow(0, span.start, span.len)?);
                 cache.append(self.layer, &k, &v, || self.empty_cache(&k))?;
             }
+            Ok(())
+        };
+        if self.fused {
+            let rows = pass.rows.spans.par_iter().zip(sequences);
+            rows.with_min_len(APPENDED_TOGETHER).try_for_each(|(span, sequence)| append(span, sequence))?;
+        } else {
+            let mut rows = pass.rows.spans.iter().zip(sequences);
+            rows.try_for_each(|(span, sequence)| append(span, sequence))?;
         }
         Ok(Attended { heads, q, k, v, spans })
     }

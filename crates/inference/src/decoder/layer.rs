@@ -54,7 +54,7 @@ impl Layer {
         let recorded = self.fused && x.track_op();
         let input = if recorded { x.detach() } else { x.clone() };
         let mut attended =
-            self.attention.attend(&self.input_norm.forward(&input)?, pass, sequences)?;
+            self.attention.attend(&self.input_norm.forward(&input)?, pass, sequences, recorded)?;
         let (mut stream, mut rows) = (input.clone(), &pass.rows);
         if let Some(picked) = picked {
             attended.heads = attended.heads.index_select(&picked.index, 0)?;
@@ -138,6 +138,7 @@ impl CustomOp1 for Trace {
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        self.gradient(grad).map(Some).map_err(candle_core::Error::wrap)
+        // As in the forward pass, the whole layer runs within the pool.
+        rayon::scope(|_| self.gradient(grad)).map(Some).map_err(candle_core::Error::wrap)
     }
 }

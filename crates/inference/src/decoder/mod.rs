@@ -276,6 +276,14 @@ impl Decoder {
     /// does not exist.
     pub fn forward(&self, adapters: &[Adapter], batch: &mut Batch<'_, '_>) -> Result<Output> {
         self.check(batch)?;
+        if self.compute.fused().is_some() {
+            // From within the pool, an operation is shared out without waking and waiting for another thread.
+            return rayon::scope(|_| self.run(adapters, batch));
+        }
+        self.run(adapters, batch)
+    }
+
+    fn run(&self, adapters: &[Adapter], batch: &mut Batch<'_, '_>) -> Result<Output> {
         let rows = Rows::new(batch.sequences.iter().map(|s| (s.ids.len(), s.past_len(), s.side)));
         let wanted = wanted_rows(&rows, batch.positions)?;
         let mut x = match batch.embeddings {

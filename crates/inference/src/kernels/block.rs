@@ -18,6 +18,10 @@ const LEFT_BLOCK_BYTES: usize = 384 << 10;
 const PANEL_BLOCK_ROWS: usize = 1024;
 /// Below this many multiply-adds, starting a second thread costs more than it saves.
 const PARALLEL_PRODUCTS: usize = 1 << 18;
+/// Panel rows (three cache lines each) between those that are multiplied and those that are asked for, where a panel
+/// is read once; and where it is in the cache, so that the request costs nothing.
+const AHEAD_ROWS: usize = 16;
+const AHEAD_NONE: usize = 1;
 /// Tasks for each thread, so that a thread which starts late is not waited for.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -96,9 +100,18 @@ impl<P: Product> Vectorized for Block<'_, P> {
             for panel in self.panel_range.clone() {
                 let vectors = (self.outputs - panel * PANEL).min(PANEL).div_ceil(LANES);
                 for vector in (0..vectors).step_by(max_vectors) {
-                    let place = Place { steps: steps.clone(), panel, vector };
                     for tile in 0..tiles {
                         let rows = part(self.rows.len(), tiles, tile);
+                        // One tile streams its panel; the last of several has it in the cache already, and asks for
+                        // the next one.
+                        let ahead = if tiles == 1 {
+                            AHEAD_ROWS
+                        } else if tile + 1 == tiles {
+                            self.panel_rows
+                        } else {
+                            AHEAD_NONE
+                        };
+                        let place = Place { steps: steps.clone(), panel, vector, ahead };
                         self.tile(
                             self.rows.start + rows.start,
                             rows.len(),
@@ -114,6 +127,8 @@ impl<P: Product> Vectorized for Block<'_, P> {
 
 /// Where a tile lies along the contraction and the columns.
 struct Place {
+    /// How many panel rows ahead weights are asked for.
+    ahead: usize,
     /// Panel rows.
     steps: Range<usize>,
     panel: usize,
@@ -140,7 +155,7 @@ impl<P: Product> Block<'_, P> {
 
     #[inline(always)]
     fn sized_tile<const R: usize, const W: usize>(&self, row: usize, place: &Place) {
-        let Place { steps, panel, vector } = place;
+        let Place { steps, panel, vector, ahead } = place;
         let s = self.product.simd();
         let Left { elements, stride, depth, .. } = self.left;
         let column = panel * PANEL + vector * LANES;
@@ -168,7 +183,7 @@ impl<P: Product> Block<'_, P> {
         unsafe {
             let a = elements.as_ptr().add(row * stride + first);
             let b = self.panels.as_ptr().add(panel * self.panel_rows + steps.start).cast::<P::Right>();
-            self.product.accumulate(end - first, a, stride, b.add(vector * LANES), &mut acc);
+            self.product.accumulate(end - first, a, stride, b.add(vector * LANES), *ahead, &mut acc);
         }
         for (i, sums) in acc.iter().enumerate() {
             for (w, sum) in sums.iter().enumerate() {

@@ -242,6 +242,7 @@ impl Add<'_, '_> {
                 part.rank,
                 (left.as_ptr(), self.left.stride, 1),
                 (right.as_ptr(), part.padded, LANES),
+                0,
                 &mut acc,
             );
         }

@@ -36,6 +36,7 @@ pub(super) trait Product: Copy + Send + Sync {
     }
 
     /// Adds to `acc` the products of `R` rows of the left operand, `lda` apart, with `W` vectors of panel columns.
+    /// Meanwhile asks for the panel rows that are `ahead` rows further on: hardware stops at page borders.
     ///
     /// # Safety
     /// `depth` elements are readable at `a + i * lda` for every `i < R`, and `16 * W` at `b + j * PANEL` for every
@@ -46,6 +47,7 @@ pub(super) trait Product: Copy + Send + Sync {
         a: *const Self::Left,
         lda: usize,
         b: *const Self::Right,
+        ahead: usize,
         acc: &mut [[<Self::S as Simd>::V; W]; R],
     );
 }
@@ -72,10 +74,11 @@ impl<S: Simd> Product for Single<S> {
         a: *const f32,
         lda: usize,
         b: *const f32,
+        ahead: usize,
         acc: &mut [[S::V; W]; R],
     ) {
         // SAFETY: the caller's promise covers exactly these reads.
-        unsafe { accumulate_f32(self.0, depth, (a, lda, 1), (b, PANEL, LANES), acc) }
+        unsafe { accumulate_f32(self.0, depth, (a, lda, 1), (b, PANEL, LANES), ahead, acc) }
     }
 }
 
@@ -105,6 +108,7 @@ impl<S: Simd> Product for Widened<S> {
         a: *const f32,
         lda: usize,
         b: *const u32,
+        ahead: usize,
         acc: &mut [[S::V; W]; R],
     ) {
         let s = self.0;
@@ -114,7 +118,9 @@ impl<S: Simd> Product for Widened<S> {
             for pair in 0..depth / 2 {
                 let mut columns = [(zero, zero); W];
                 for (w, column) in columns.iter_mut().enumerate() {
-                    *column = s.widen_ptr(b.add(pair * PANEL + w * LANES));
+                    let row = b.add(pair * PANEL + w * LANES);
+                    s.prefetch(row.wrapping_add(ahead * PANEL));
+                    *column = s.widen_ptr(row);
                 }
                 for (i, row) in acc.iter_mut().enumerate() {
                     let first = s.splat(*a.add(i * lda + 2 * pair));
@@ -168,11 +174,15 @@ impl Product for Bf16Dot {
         a: *const u32,
         lda: usize,
         b: *const u32,
+        ahead: usize,
         acc: &mut [[<Self::S as Simd>::V; W]; R],
     ) {
         // SAFETY: the caller's promise covers exactly these reads.
         unsafe {
             for step in 0..depth {
+                for w in 0..W {
+                    self.simd().prefetch(b.wrapping_add((step + ahead) * PANEL + w * LANES));
+                }
                 for (i, row) in acc.iter_mut().enumerate() {
                     let pair = *a.add(i * lda + step);
                     for (w, sum) in row.iter_mut().enumerate() {
@@ -186,7 +196,7 @@ impl Product for Bf16Dot {
 
 /// Adds to `acc` the product of `R` rows of `a` with `W` vectors of columns of `b`, over `depth` steps.
 /// `a` is a pointer with the distances between rows and between steps, `b` one with those between steps and between
-/// vectors.
+/// vectors. What `b` has `ahead` steps further on is asked for meanwhile, unless `ahead` is 0.
 ///
 /// # Safety
 /// Element `(i, step)` of `a` is readable for every `i < R` and `step < depth`, and the sixteen from `(step, w)` of
@@ -197,6 +207,7 @@ pub(super) unsafe fn accumulate_f32<S: Simd, const R: usize, const W: usize>(
     depth: usize,
     (a, a_row, a_step): (*const f32, usize, usize),
     (b, b_step, b_vector): (*const f32, usize, usize),
+    ahead: usize,
     acc: &mut [[S::V; W]; R],
 ) {
     // SAFETY: the caller's promise covers exactly these reads.
@@ -204,7 +215,11 @@ pub(super) unsafe fn accumulate_f32<S: Simd, const R: usize, const W: usize>(
         for step in 0..depth {
             let mut columns = [s.splat(0.0); W];
             for (w, column) in columns.iter_mut().enumerate() {
-                *column = s.load_ptr(b.add(step * b_step + w * b_vector));
+                let row = b.add(step * b_step + w * b_vector);
+                if ahead > 0 {
+                    s.prefetch(row.wrapping_add(ahead * b_step));
+                }
+                *column = s.load_ptr(row);
             }
             for (i, row) in acc.iter_mut().enumerate() {
                 let left = s.splat(*a.add(i * a_row + step * a_step));

@@ -130,7 +130,7 @@ unsafe fn sized_tile<S: Simd, const R: usize, const W: usize>(
     // SAFETY: as the caller's.
     unsafe {
         let (a, b) = ((a.data.as_ptr(), a.row, a.step), (b.data.as_ptr(), b.step, b.vector));
-        accumulate_f32(s, depth, a, b, &mut acc);
+        accumulate_f32(s, depth, a, b, 0, &mut acc);
     }
     for (i, row) in acc.iter().enumerate() {
         for (w, sum) in row.iter().enumerate() {

@@ -40,6 +40,10 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// Enters code compiled for this tier's instructions.
     fn run<T: Vectorized>(self, task: T) -> T::Output;
 
+    /// Asks for the cache line of an address, which need not be valid.
+    #[inline(always)]
+    fn prefetch<T>(self, _from: *const T) {}
+
     /// # Safety
     /// Sixteen `f32` are readable at `from`, which need not be aligned.
     unsafe fn load_ptr(self, from: *const f32) -> Self::V;
