@@ -7,7 +7,7 @@ use candle_core::{DType, Tensor};
 use crate::decoder::site::Site;
 use crate::device::Compute;
 use crate::error::Result;
-use crate::kernels::{self, FrozenLinear, RightFactor, RightFactors};
+use crate::kernels::{Factors, LowRank};
 
 /// `W + scaling * B A`, the change of one linear module, as read.
 #[derive(Debug)]
@@ -80,15 +80,16 @@ impl Branches {
 /// `y += row_scale * scaling * (x Aᵀ) Bᵀ` for the sites of one projection, in f32 as PEFT computes it
 /// (`autocast_adapter_dtype`). The sites share their input, so their A are one product.
 #[derive(Debug)]
-pub(crate) struct Branch(Form);
-
-enum Form {
-    Fused { a: FrozenLinear, b: RightFactors },
+pub(crate) enum Branch {
+    /// For our packed product.
+    Fused(LowRank),
+    /// For candle's.
     Composed(Vec<Part>),
 }
 
 /// One site's branch for candle's operations.
-struct Part {
+#[derive(Debug)]
+pub(crate) struct Part {
     /// `[inputs, r]`, contiguous.
     a_t: Tensor,
     /// `[r, outputs]`, contiguous.
@@ -97,25 +98,19 @@ struct Part {
     column: usize,
 }
 
-impl std::fmt::Debug for Form {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Fused { .. } => "Fused",
-            Self::Composed(_) => "Composed",
-        })
-    }
-}
-
 impl Branch {
     fn new(parts: &[(usize, &LoraDelta)], compute: &Compute) -> Result<Self> {
-        if compute.fused().is_some() {
-            let lefts: Vec<&Tensor> = parts.iter().map(|(_, delta)| &delta.a).collect();
-            let a = FrozenLinear::from_tensor(&Tensor::cat(&lefts, 0)?, kernels::Precision::F32)?;
-            let rights: Result<Vec<RightFactor>> = parts
+        if let Some(precision) = compute.fused() {
+            let factors: Vec<Factors<'_>> = parts
                 .iter()
-                .map(|(column, delta)| Ok(RightFactor::new(&delta.b, *column, delta.scaling)?))
+                .map(|&(column, LoraDelta { a, b, scaling, .. })| Factors {
+                    a,
+                    b,
+                    column,
+                    scaling: *scaling,
+                })
                 .collect();
-            return Ok(Self(Form::Fused { a, b: RightFactors::new(rights?) }));
+            return Ok(Self::Fused(LowRank::new(&factors, precision)?));
         }
         let turned = |factor: &Tensor| -> Result<Tensor> {
             Ok(factor.t()?.contiguous()?.to_device(&compute.device)?)
@@ -131,64 +126,40 @@ impl Branch {
                 })
             })
             .collect();
-        Ok(Self(Form::Composed(parts?)))
+        Ok(Self::Composed(parts?))
     }
+}
 
-    /// Adds the branch of the rows `start..start + len` of `x` `[rows, inputs]` to those rows of a
-    /// fresh `y` `[rows, outputs]`; differentiable in both. Other rows keep every bit.
-    pub(crate) fn add_to(
-        &self,
-        y: Tensor,
-        x: &Tensor,
-        start: usize,
-        len: usize,
-        row_scale: f32,
-    ) -> Result<Tensor> {
-        let x = x.narrow(0, start, len)?;
-        match &self.0 {
-            Form::Fused { a, b } => Ok(b.add_to(y, &a.forward(&x)?, start, row_scale)?),
-            Form::Composed(parts) => {
-                let x = x.to_dtype(DType::F32)?.contiguous()?;
-                let frozen = y.narrow(0, start, len)?;
-                let width = y.dims()[1];
-                // Side by side: columns without a delta as they are, the others with their branch.
-                let (mut pieces, mut column) = (Vec::new(), 0);
-                for part in parts {
-                    if part.column > column {
-                        pieces.push(frozen.narrow(1, column, part.column - column)?);
-                    }
-                    let outputs = part.b_t.dims()[1];
-                    let scale = part.scaling * f64::from(row_scale);
-                    let branch = (x.matmul(&part.a_t)? * scale)?.matmul(&part.b_t)?;
-                    // PEFT adds in f32 and casts the sum back.
-                    let own = frozen.narrow(1, part.column, outputs)?.to_dtype(DType::F32)?;
-                    pieces.push((own + branch)?.to_dtype(y.dtype())?);
-                    column = part.column + outputs;
-                }
-                if column < width {
-                    pieces.push(frozen.narrow(1, column, width - column)?);
-                }
-                let sum = Tensor::cat(&pieces, 1)?;
-                let rest = y.dims()[0] - start - len;
-                Ok(Tensor::cat(&[y.narrow(0, 0, start)?, sum, y.narrow(0, start + len, rest)?], 0)?)
-            }
+/// Adds the branches of one projection's sites to the rows `start..start + len` of `y` `[rows, outputs]`, from those
+/// rows of `x` `[rows, inputs]`; differentiable in both.
+pub(crate) fn add_composed(
+    parts: &[Part],
+    y: &Tensor,
+    x: &Tensor,
+    (start, len): (usize, usize),
+    row_scale: f32,
+) -> Result<Tensor> {
+    let x = x.narrow(0, start, len)?.to_dtype(DType::F32)?.contiguous()?;
+    let frozen = y.narrow(0, start, len)?;
+    let width = y.dims()[1];
+    // Side by side: columns without a delta as they are, the others with their branch.
+    let (mut pieces, mut column) = (Vec::new(), 0);
+    for part in parts {
+        if part.column > column {
+            pieces.push(frozen.narrow(1, column, part.column - column)?);
         }
+        let outputs = part.b_t.dims()[1];
+        let scale = part.scaling * f64::from(row_scale);
+        let branch = (x.matmul(&part.a_t)? * scale)?.matmul(&part.b_t)?;
+        // PEFT adds in f32 and casts the sum back.
+        let own = frozen.narrow(1, part.column, outputs)?.to_dtype(DType::F32)?;
+        pieces.push((own + branch)?.to_dtype(y.dtype())?);
+        column = part.column + outputs;
     }
-
-    /// Adds to the fresh gradient `to_x` `[rows, inputs]` what flows through the branch of the rows
-    /// `start..start + len`, from the gradient `to_y` `[rows, outputs]` of the sum. Of our fused form only.
-    pub(crate) fn add_gradient(
-        &self,
-        to_x: &Tensor,
-        to_y: &Tensor,
-        start: usize,
-        len: usize,
-        row_scale: f32,
-    ) -> Result<()> {
-        if let Form::Fused { a, b } = &self.0 {
-            let to_left = b.gradient(to_y, start, len, row_scale)?;
-            kernels::add_to_rows(to_x, start, &a.gradient(&to_left)?)?;
-        }
-        Ok(())
+    if column < width {
+        pieces.push(frozen.narrow(1, column, width - column)?);
     }
+    let sum = Tensor::cat(&pieces, 1)?;
+    let rest = y.dims()[0] - start - len;
+    Ok(Tensor::cat(&[y.narrow(0, 0, start)?, sum, y.narrow(0, start + len, rest)?], 0)?)
 }

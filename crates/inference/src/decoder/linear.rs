@@ -4,13 +4,15 @@
 //! one for all rows and for all modules that share an input, and the branch is added to the rows of
 //! its side. The product is our packed one on the CPU and candle's elsewhere.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Tensor};
 
-use super::rows::Rows;
-use crate::adapter::delta::Branches;
+use super::rows::{AdaptedRange, Rows};
+use crate::adapter::delta::{Branch, Branches, add_composed};
 use crate::device::{Compute, Precision};
 use crate::error::{Error, Result};
-use crate::kernels::FrozenLinear;
+use crate::kernels::{AdaptedRows, FrozenLinear};
 
 /// `y = x Wᵀ + b`, frozen; `W` may be several modules' weights, one below the other.
 pub(crate) struct Linear {
@@ -61,51 +63,59 @@ impl Linear {
         Ok(Self { projection, product, bias })
     }
 
-    /// Rows `[rows, inputs]` to `[rows, outputs]`; differentiable in `x`.
+    /// Rows `[rows, inputs]` to `[rows, outputs]`; differentiable in `x`. Rows of the base are not
+    /// touched by any branch, so that they are bit for bit those of a run without adapter.
     pub(crate) fn forward(&self, x: &Tensor, rows: &Rows, adapters: &[Branches]) -> Result<Tensor> {
-        let mut y = self.product.of(x)?;
-        if let Some(bias) = &self.bias {
-            y = y.broadcast_add(bias)?;
-        }
-        // Rows of the base are not touched, so that they are bit for bit those of a run without adapter.
-        for range in &rows.adapted {
-            if let Some(branch) = adapters.get(range.adapter).and_then(|adapter| adapter.of(self.projection))
-            {
-                y = branch.add_to(y, x, range.start, range.len, range.scale)?;
+        let y = match &self.product {
+            Product::Packed(weight) => weight.forward_adapted(x, &self.adapted(rows, adapters))?,
+            Product::Composed { weight_t, precision } => {
+                let mut y = operand(x, *precision)?.matmul(weight_t)?;
+                for range in &rows.adapted {
+                    let branch = adapters.get(range.adapter).and_then(|a| a.of(self.projection));
+                    if let Some(Branch::Composed(parts)) = branch {
+                        y = add_composed(parts, &y, x, (range.start, range.len), range.scale)?;
+                    }
+                }
+                y
             }
-        }
-        Ok(y)
+        };
+        Ok(match &self.bias {
+            Some(bias) => y.broadcast_add(bias)?,
+            None => y,
+        })
     }
 
     /// From the gradient of [`Self::forward`]'s result, that of `x`; of our fused form only.
     pub(crate) fn gradient(&self, grad: &Tensor, rows: &Rows, adapters: &[Branches]) -> Result<Tensor> {
-        let Product::Packed(weight) = &self.product else {
-            return Err(Error::Request("expected the fused form of a projection".into()));
-        };
-        let to_x = weight.gradient(grad)?;
-        for range in &rows.adapted {
-            if let Some(branch) = adapters.get(range.adapter).and_then(|adapter| adapter.of(self.projection))
-            {
-                branch.add_gradient(&to_x, grad, range.start, range.len, range.scale)?;
+        match &self.product {
+            Product::Packed(weight) => Ok(weight.gradient_adapted(grad, &self.adapted(rows, adapters))?),
+            Product::Composed { .. } => {
+                Err(Error::Request("expected the fused form of a projection".into()))
             }
         }
-        Ok(to_x)
+    }
+
+    /// The rows with a branch of this projection.
+    fn adapted(&self, rows: &Rows, adapters: &[Branches]) -> Arc<[AdaptedRows]> {
+        let with_branch = |range: &AdaptedRange| match adapters.get(range.adapter)?.of(self.projection)? {
+            Branch::Fused(branch) => Some(AdaptedRows {
+                start: range.start,
+                len: range.len,
+                scale: range.scale,
+                branch: branch.clone(),
+            }),
+            Branch::Composed(_) => None,
+        };
+        rows.adapted.iter().filter_map(with_branch).collect()
     }
 }
 
-impl Product {
-    /// `x Wᵀ`.
-    fn of(&self, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Packed(weight) => Ok(weight.forward(x)?),
-            Self::Composed { weight_t, precision } => {
-                let x = match (precision, x.dtype()) {
-                    (Precision::F32, _) => x.clone(),
-                    (precision, DType::F32) => x.to_dtype(precision.dtype())?.to_dtype(DType::F32)?,
-                    _ => x.clone(),
-                };
-                Ok(x.contiguous()?.matmul(weight_t)?)
-            }
-        }
-    }
+/// The left operand of candle's product, rounded where the product is narrow.
+fn operand(x: &Tensor, precision: Precision) -> Result<Tensor> {
+    let x = match (precision, x.dtype()) {
+        (Precision::F32, _) => x.clone(),
+        (precision, DType::F32) => x.to_dtype(precision.dtype())?.to_dtype(DType::F32)?,
+        _ => x.clone(),
+    };
+    Ok(x.contiguous()?)
 }

@@ -2,11 +2,12 @@
 //!
 //! Rows and columns are cut, the contraction is not, so no cut changes a bit of the result.
 
+use super::low_rank::Adapted;
 use super::pack::{PANEL, PanelRow};
 use super::rows::{SharedPlaces, build_shared};
 use super::simd::{LANES, Simd};
 use super::tier::Vectorized;
-use super::tile::{PANEL_VECTORS, Product};
+use super::tile::{PANEL_VECTORS, Product, accumulate_f32};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -16,8 +17,10 @@ const LEFT_BLOCK_BYTES: usize = 384 << 10;
 /// Panel rows (of 192 bytes) that stay in the cache beside it. A longer contraction pauses there: the sums are stored
 /// and taken up again later, exactly.
 const PANEL_BLOCK_ROWS: usize = 1024;
-/// Below this many multiply-adds, starting a second thread costs more than it saves.
+/// Below this many multiply-adds, starting a second thread costs more than it saves; a product with a single panel
+/// streams no weights from memory and must have more.
 const PARALLEL_PRODUCTS: usize = 1 << 18;
+const PARALLEL_PRODUCTS_THIN: usize = 1 << 23;
 /// Panel rows (three cache lines each) between those that are multiplied and those that are asked for, where a panel
 /// is read once; and where it is in the cache, so that the request costs nothing.
 const AHEAD_ROWS: usize = 16;
@@ -34,12 +37,21 @@ pub(super) struct Left<'a, T> {
     pub(super) depth: usize,
 }
 
-/// The product with the first `outputs` columns of `panels`, as `[rows, outputs]`.
+impl<T> Left<'_, T> {
+    /// Some of the rows.
+    pub(super) fn part(&self, rows: &Range<usize>) -> Self {
+        Self { elements: &self.elements[rows.start * self.stride..], rows: rows.len(), ..*self }
+    }
+}
+
+/// The product with the first `outputs` columns of `panels`, as `[rows, outputs]`, with the branches of `adapted` rows,
+/// which are in order and do not overlap.
 pub(super) fn product<P: Product>(
     product: P,
     left: Left<'_, P::Left>,
     panels: &[PanelRow<P::Right>],
     outputs: usize,
+    adapted: &[Adapted<'_>],
 ) -> Vec<f32> {
     let Left { elements, stride, rows, depth } = left;
     let panel_rows = depth.div_ceil(P::LEFT_PER_ROW);
@@ -51,16 +63,20 @@ pub(super) fn product<P: Product>(
         return Vec::new();
     }
     let work = rows * outputs * depth * P::LEFT_PER_ROW;
-    let threads = if work < PARALLEL_PRODUCTS { 1 } else { rayon::current_num_threads() };
+    let least = if panel_count == 1 { PARALLEL_PRODUCTS_THIN } else { PARALLEL_PRODUCTS };
+    let threads = if work < least { 1 } else { rayon::current_num_threads() };
     let block_row_bytes = depth.min(PANEL_BLOCK_ROWS * P::LEFT_PER_ROW) * size_of::<P::Left>();
     let row_blocks = rows.div_ceil((LEFT_BLOCK_BYTES / block_row_bytes.max(1)).max(1));
     let panel_blocks =
         if threads == 1 { 1 } else { (threads * TASKS_PER_THREAD).div_ceil(row_blocks).min(panel_count) };
+    let of_row = &branches_of_rows(adapted, rows);
     let compute = |out: SharedPlaces<f32>| {
         let task = |i: usize| {
             let rows = part(rows, row_blocks, i / panel_blocks);
             let panel_range = part(panel_count, panel_blocks, i % panel_blocks);
-            product.run(Block { product, left, panels, panel_rows, outputs, rows, panel_range, out });
+            let block =
+                Block { product, left, panels, panel_rows, outputs, adapted, of_row, rows, panel_range, out };
+            product.run(block);
         };
         let tasks = 0..row_blocks * panel_blocks;
         if threads == 1 { tasks.for_each(task) } else { tasks.into_par_iter().for_each(task) }
@@ -81,9 +97,21 @@ struct Block<'a, P: Product> {
     panels: &'a [PanelRow<P::Right>],
     panel_rows: usize,
     outputs: usize,
+    adapted: &'a [Adapted<'a>],
+    /// For each row the index of its branch.
+    of_row: &'a [Option<usize>],
     rows: Range<usize>,
     panel_range: Range<usize>,
     out: SharedPlaces<f32>,
+}
+
+/// For each row the index of its branch.
+fn branches_of_rows(adapted: &[Adapted<'_>], rows: usize) -> Vec<Option<usize>> {
+    let mut of_row = vec![None; rows];
+    for (index, adapted) in adapted.iter().enumerate() {
+        of_row[adapted.rows.clone()].fill(Some(index));
+    }
+    of_row
 }
 
 impl<P: Product> Vectorized for Block<'_, P> {
@@ -185,10 +213,55 @@ impl<P: Product> Block<'_, P> {
             let b = self.panels.as_ptr().add(panel * self.panel_rows + steps.start).cast::<P::Right>();
             self.product.accumulate(end - first, a, stride, b.add(vector * LANES), *ahead, &mut acc);
         }
+        if !self.adapted.is_empty() && steps.end == self.panel_rows {
+            let branches = &self.of_row[row..row + R];
+            if branches.iter().any(|branch| *branch != branches[0]) {
+                // A copy, so that the sums above can stay in registers: these rows are told apart by index.
+                let mut mixed = acc;
+                for (i, sums) in mixed.iter_mut().enumerate() {
+                    if let Some(index) = branches[i] {
+                        let sums = std::array::from_mut(sums);
+                        self.add_branch(&self.adapted[index], row + i, *panel, *vector, sums);
+                    }
+                    for (w, sum) in sums.iter().enumerate() {
+                        s.store_at(*sum, places(i, w), 0);
+                    }
+                }
+                return;
+            }
+            if let Some(index) = branches[0] {
+                self.add_branch(&self.adapted[index], row, *panel, *vector, &mut acc);
+            }
+        }
         for (i, sums) in acc.iter().enumerate() {
             for (w, sum) in sums.iter().enumerate() {
                 s.store_at(*sum, places(i, w), 0);
             }
+        }
+    }
+
+    /// Continues the sums of rows that have one branch with those of the branch.
+    #[inline(always)]
+    fn add_branch<const R: usize, const W: usize>(
+        &self,
+        adapted: &Adapted<'_>,
+        row: usize,
+        panel: usize,
+        vector: usize,
+        acc: &mut [[<P::S as Simd>::V; W]; R],
+    ) {
+        let (right, ranks) = adapted.right.panel(panel);
+        if ranks.is_empty() {
+            return;
+        }
+        let (left, stride) = (adapted.left.data(), adapted.left.stride);
+        let first = (row - adapted.rows.start) * stride + ranks.start;
+        assert!(left.len() >= first + (R - 1) * stride + ranks.len() && right.len() == ranks.len());
+        // SAFETY: the left half's extent is checked just above, and a panel has one row a rank.
+        unsafe {
+            let a = (left.as_ptr().add(first), stride, 1);
+            let b = (right.as_ptr().cast::<f32>().add(vector * LANES), PANEL, LANES);
+            accumulate_f32(self.product.simd(), ranks.len(), a, b, 0, acc);
         }
     }
 }

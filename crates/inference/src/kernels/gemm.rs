@@ -1,6 +1,7 @@
 //! The product of a few or many rows with a packed weight.
 
 use super::block::{Left, product};
+use super::low_rank::{Adapted, Right};
 use super::pack::{PackedMatrix, Panels, Precision};
 use super::rows::{Rows, build};
 #[cfg(target_arch = "x86_64")]
@@ -12,22 +13,44 @@ use super::tile::Bf16Dot;
 use super::tile::{Single, Widened};
 use half::bf16;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
-/// `x W^T`: `x` is `[m, inputs]`, the result `[m, outputs]`, row by row.
-pub(super) fn multiply(tier: Tier, precision: Precision, x: Rows<'_>, weight: &PackedMatrix) -> Vec<f32> {
+/// Rows with a low-rank branch.
+pub(super) struct BranchRows<'a> {
+    pub(super) rows: Range<usize>,
+    pub(super) scale: f32,
+    /// The left factor, `[rank, inputs]`.
+    pub(super) a: &'a PackedMatrix,
+    pub(super) right: &'a Right,
+}
+
+/// `x W^T`: `x` is `[m, inputs]`, the result `[m, outputs]`, row by row. Rows with a branch have it added.
+pub(super) fn multiply(
+    tier: Tier,
+    precision: Precision,
+    x: Rows<'_>,
+    weight: &PackedMatrix,
+    branches: &[BranchRows<'_>],
+) -> Vec<f32> {
     match tier.kind() {
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512Bf16(bf16) => multiply_with_bf16_dot(bf16, precision, x, weight),
+        Kind::Avx512Bf16(bf16) => multiply_with_bf16_dot(bf16, precision, x, weight, branches),
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512(simd) => multiply_in_f32(simd, precision, x, weight),
+        Kind::Avx512(simd) => multiply_in_f32(simd, precision, x, weight, branches),
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx2(simd) => multiply_in_f32(simd, precision, x, weight),
-        Kind::Portable => multiply_in_f32(Portable, precision, x, weight),
+        Kind::Avx2(simd) => multiply_in_f32(simd, precision, x, weight, branches),
+        Kind::Portable => multiply_in_f32(Portable, precision, x, weight, branches),
     }
 }
 
 /// Without a `bf16` dot product, rounded operands are multiplied in `f32`.
-fn multiply_in_f32<S: Simd>(simd: S, precision: Precision, x: Rows<'_>, weight: &PackedMatrix) -> Vec<f32> {
+fn multiply_in_f32<S: Simd>(
+    simd: S,
+    precision: Precision,
+    x: Rows<'_>,
+    weight: &PackedMatrix,
+    branches: &[BranchRows<'_>],
+) -> Vec<f32> {
     let rounded;
     let x = match precision {
         Precision::F32 => x,
@@ -37,9 +60,20 @@ fn multiply_in_f32<S: Simd>(simd: S, precision: Precision, x: Rows<'_>, weight: 
         }
     };
     let left = Left { elements: x.data(), stride: x.stride, rows: x.count, depth: x.width };
+    let branch_lefts = branches
+        .iter()
+        .map(|branch| {
+            let left = left.part(&branch.rows);
+            scaled(branch, match &branch.a.panels {
+                Panels::F32(panels) => product(Single(simd), left, panels, branch.a.outputs, &[]),
+                Panels::Bf16(panels) => product(Widened(simd), left, panels, branch.a.outputs, &[]),
+            })
+        })
+        .collect::<Vec<_>>();
+    let adapted = adapted(branches, &branch_lefts);
     match &weight.panels {
-        Panels::F32(panels) => product(Single(simd), left, panels, weight.outputs),
-        Panels::Bf16(panels) => product(Widened(simd), left, panels, weight.outputs),
+        Panels::F32(panels) => product(Single(simd), left, panels, weight.outputs, &adapted),
+        Panels::Bf16(panels) => product(Widened(simd), left, panels, weight.outputs, &adapted),
     }
 }
 
@@ -49,16 +83,46 @@ fn multiply_with_bf16_dot(
     precision: Precision,
     x: Rows<'_>,
     weight: &PackedMatrix,
+    branches: &[BranchRows<'_>],
 ) -> Vec<f32> {
-    match (precision, &weight.panels) {
-        (Precision::Bf16, Panels::Bf16(panels)) => {
-            let depth = x.width.div_ceil(2);
-            let pairs = round_to_pairs(bf16, x);
-            let left = Left { elements: &pairs, stride: depth, rows: x.count, depth };
-            product(Bf16Dot(bf16), left, panels, weight.outputs)
-        }
-        _ => multiply_in_f32(bf16.avx512(), precision, x, weight),
+    let (Precision::Bf16, Panels::Bf16(panels)) = (precision, &weight.panels) else {
+        return multiply_in_f32(bf16.avx512(), precision, x, weight, branches);
+    };
+    let depth = x.width.div_ceil(2);
+    let pairs = round_to_pairs(bf16, x);
+    let left = Left { elements: &pairs, stride: depth, rows: x.count, depth };
+    let branch_lefts = branches
+        .iter()
+        .map(|branch| {
+            scaled(branch, match &branch.a.panels {
+                Panels::Bf16(panels) => {
+                    product(Bf16Dot(bf16), left.part(&branch.rows), panels, branch.a.outputs, &[])
+                }
+                Panels::F32(_) => {
+                    multiply_in_f32(bf16.avx512(), precision, x.part(&branch.rows), branch.a, &[])
+                }
+            })
+        })
+        .collect::<Vec<_>>();
+    product(Bf16Dot(bf16), left, panels, weight.outputs, &adapted(branches, &branch_lefts))
+}
+
+/// The left half of a branch at its strength.
+fn scaled(branch: &BranchRows<'_>, mut left: Vec<f32>) -> Vec<f32> {
+    if branch.scale.to_bits() != 1f32.to_bits() {
+        left.iter_mut().for_each(|x| *x *= branch.scale);
     }
+    left
+}
+
+/// Branches with their left halves.
+fn adapted<'a>(branches: &[BranchRows<'a>], lefts: &'a [Vec<f32>]) -> Vec<Adapted<'a>> {
+    let with_left = |(branch, left): (&BranchRows<'a>, &'a Vec<f32>)| Adapted {
+        rows: branch.rows.clone(),
+        left: Rows::of_slice(left, branch.a.outputs),
+        right: branch.right,
+    };
+    branches.iter().zip(lefts).map(with_left).collect()
 }
 
 /// The rows rounded to `bf16`, kept in `f32`.

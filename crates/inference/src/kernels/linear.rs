@@ -1,6 +1,7 @@
 //! A linear layer whose weight never changes.
 
-use super::gemm::multiply;
+use super::gemm::{BranchRows, multiply};
+use super::low_rank::AdaptedRows;
 use super::pack::{PackedMatrix, Precision};
 use super::rows::{Rows, readable};
 use super::tier::Tier;
@@ -91,6 +92,40 @@ impl FrozenLinear {
         readable(OP, x)?.apply_op1(Multiply { weights: self.weights.clone(), transposed: false })
     }
 
+    /// [`Self::forward`] with the branches of some rows added: ranges in order that do not overlap.
+    ///
+    /// # Errors
+    /// As [`Self::forward`], or if a range or a branch does not fit.
+    pub fn forward_adapted(&self, x: &Tensor, adapted: &Arc<[AdaptedRows]>) -> Result<Tensor> {
+        if adapted.is_empty() {
+            return self.forward(x);
+        }
+        let mut end = 0;
+        let (rows, _) = x.dims2()?;
+        for AdaptedRows { start, len, branch, .. } in adapted.iter() {
+            if *start < end || start + len > rows || !branch.fits(self) {
+                bail!(
+                    "{OP}: expected rows from {end} to {rows} and branches of {} inputs, found {len} from {start} and {branch:?}",
+                    self.in_features()
+                );
+            }
+            end = start + len;
+        }
+        readable(OP, x)?.apply_op1(MultiplyAdapted { layer: self.clone(), adapted: adapted.clone() })
+    }
+
+    /// From the gradient of [`Self::forward_adapted`]'s result `[m, n]`, that of `x`, `[m, k]`.
+    ///
+    /// # Errors
+    /// As [`Self::forward_adapted`].
+    pub fn gradient_adapted(&self, grad: &Tensor, adapted: &[AdaptedRows]) -> Result<Tensor> {
+        let to_x = self.gradient(grad)?;
+        for rows in adapted {
+            rows.add_gradient(&to_x, grad)?;
+        }
+        Ok(to_x)
+    }
+
     /// `grad W`: from the gradient of the result `[.., n]`, that of `x`, `[.., k]`.
     ///
     /// # Errors
@@ -115,6 +150,11 @@ impl FrozenLinear {
         }
         let Weights { forward, precision, tier, .. } = &*self.weights;
         Ok(Self::of(forward.select(rows), *precision, *tier))
+    }
+
+    /// The packed weights.
+    pub(super) fn packed(&self) -> &PackedMatrix {
+        &self.weights.forward
     }
 
     fn of(forward: PackedMatrix, precision: Precision, tier: Tier) -> Self {
@@ -154,12 +194,39 @@ impl CustomOp1 for Multiply {
         if let Some(last) = dims.last_mut() {
             *last = matrix.outputs;
         }
-        Ok((CpuStorage::F32(multiply(*tier, *precision, x, matrix)), Shape::from(dims)))
+        Ok((CpuStorage::F32(multiply(*tier, *precision, x, matrix, &[])), Shape::from(dims)))
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let back = Self { weights: self.weights.clone(), transposed: !self.transposed };
         Ok(Some(readable(OP, grad)?.apply_op1_no_bwd(&back)?))
+    }
+}
+
+/// The product with a layer's weights, and the branches of some rows.
+struct MultiplyAdapted {
+    layer: FrozenLinear,
+    adapted: Arc<[AdaptedRows]>,
+}
+
+impl CustomOp1 for MultiplyAdapted {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let Weights { forward, precision, tier, .. } = &*self.layer.weights;
+        let x = Rows::new(OP, storage, layout)?;
+        if x.width != forward.inputs {
+            bail!("{OP}: expected {} features, found {}", forward.inputs, x.width);
+        }
+        let branches: Vec<BranchRows<'_>> = self.adapted.iter().map(AdaptedRows::branch_rows).collect();
+        let y = multiply(*tier, *precision, x, forward, &branches);
+        Ok((CpuStorage::F32(y), Shape::from((x.count, forward.outputs))))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        self.layer.gradient_adapted(&readable(OP, grad)?, &self.adapted).map(Some)
     }
 }
 

@@ -1,262 +1,185 @@
-//! The right halves of low-rank branches, added to some rows of a product in place.
+//! Low-rank branches of a frozen product: `y += scale * (x Aᵀ) Bᵀ` for some rows.
+//!
+//! The left half is a product of its own; the right half continues the sums of the frozen product's tiles while they
+//! are in registers, so that the result is written once. Rows without a branch keep every bit.
 
+use super::gemm::BranchRows;
 use super::linear::FrozenLinear;
-use super::pack::Precision;
-use super::rows::{Rows, readable};
-use super::simd::{LANES, Simd};
-use super::tier::{Tier, Vectorized};
-use super::tile::accumulate_f32;
-use candle_core::{CpuStorage, CustomOp2, DType, InplaceOp2, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
+use super::pack::{PANEL, PanelRow, Precision};
+use super::residual::add_to_rows;
+use super::rows::Rows;
+use candle_core::{DType, Result, Tensor, bail};
+use std::ops::Range;
 use std::sync::Arc;
 
 const OP: &str = "low-rank branch";
 
-/// Below this many multiply-adds, starting a second thread costs more than it saves.
-const PARALLEL_PRODUCTS: usize = 1 << 17;
-/// Vectors of columns, and rows, of the tile that is held in registers.
-const TILE_VECTORS: usize = 2;
-const TILE_ROWS: usize = 6;
+/// The frozen factors of one module among those that share a product.
+pub struct Factors<'a> {
+    /// A, a CPU tensor `[rank, k]` of `f32`.
+    pub a: &'a Tensor,
+    /// B, a CPU tensor `[outputs, rank]` of `f32`.
+    pub b: &'a Tensor,
+    /// The module's first column in the product.
+    pub column: usize,
+    /// Factor of the product.
+    pub scaling: f64,
+}
 
-/// One frozen right factor B `[n, rank]` with its factor and the columns that it writes.
+/// The branches of the modules that share a product: their A are one product, too, and each B writes its own
+/// columns. A clone shares the factors.
 #[derive(Clone, Debug)]
-pub struct RightFactor {
-    /// `Bᵀ`, `[rank, padded]`: whole tiles of columns, the last padded with zeros.
-    rows: Arc<[f32]>,
-    padded: usize,
-    rank: usize,
-    width: usize,
+pub struct LowRank {
+    a: FrozenLinear,
+    right: Arc<Right>,
+    parts: Arc<[Part]>,
+}
+
+/// One B for the gradient.
+#[derive(Debug)]
+struct Part {
     column: usize,
+    width: usize,
     scaling: f64,
-    /// What the gradient multiplies with.
+    /// `Bᵀ`, which the gradient multiplies with.
     back: FrozenLinear,
 }
 
-impl RightFactor {
-    /// From B, a CPU tensor `[n, rank]` of `f32`, for the columns from `column` on, scaled by `scaling`.
-    ///
-    /// # Errors
-    /// If the tensor is not such a matrix.
-    pub fn new(b: &Tensor, column: usize, scaling: f64) -> Result<Self> {
-        let (width, rank) = b.dims2()?;
-        let turned = b.to_dtype(DType::F32)?.t()?.contiguous()?;
-        let padded = width.next_multiple_of(TILE_VECTORS * LANES);
-        let mut rows = vec![0.0; rank * padded];
-        for (to, from) in rows.chunks_exact_mut(padded).zip(turned.to_vec2::<f32>()?) {
-            to[..width].copy_from_slice(&from);
-        }
-        let back = FrozenLinear::from_tensor(&turned, Precision::F32)?;
-        Ok(Self { rows: rows.into(), padded, rank, width, column, scaling, back })
+/// `scaling_j * B_jᵀ` in the panels of the frozen product.
+pub(super) struct Right {
+    /// Rows of all panels, one after the other.
+    rows: Vec<PanelRow<f32>>,
+    /// For each panel its rows, and which columns of the left half they belong to.
+    panels: Vec<(usize, Range<usize>)>,
+}
+
+impl std::fmt::Debug for Right {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Right").field("panels", &self.panels.len()).finish_non_exhaustive()
     }
 }
 
-/// The right factors of several branches that start from one product: their left halves stand side by side.
+/// Rows of a batch with a branch and its strength.
 #[derive(Clone, Debug)]
-pub struct RightFactors {
-    parts: Arc<[RightFactor]>,
-    rank: usize,
+pub struct AdaptedRows {
+    /// First row.
+    pub start: usize,
+    /// Rows.
+    pub len: usize,
+    /// Strength: 1 is the branch as it was trained.
+    pub scale: f32,
+    /// The branch.
+    pub branch: LowRank,
 }
 
-impl RightFactors {
-    /// From factors in the order of their left halves.
-    pub fn new(parts: Vec<RightFactor>) -> Self {
-        Self { rank: parts.iter().map(|part| part.rank).sum(), parts: parts.into() }
-    }
+/// [`AdaptedRows`] with their left halves, for the tiles of the frozen product.
+pub(super) struct Adapted<'a> {
+    pub(super) rows: Range<usize>,
+    /// `scale * x Aᵀ`, `[rows, sum of ranks]`.
+    pub(super) left: Rows<'a>,
+    pub(super) right: &'a Right,
+}
 
-    /// `y` with `scale * scaling_j * left_j B_jᵀ` added, for each factor `j`, to its columns of the rows from `start`
-    /// on, for `y: [m, n]` and `left: [rows, sum of ranks]`.
-    ///
-    /// Where no gradient is recorded `y` itself is changed, so it must not be shared. All other elements keep every
-    /// bit. Gradients flow to `y` and `left`.
+impl LowRank {
+    /// From the factors of one or more modules, in the order of their columns, for a product of this precision: the
+    /// left halves are computed in it, from operands that the product has rounded already; the right halves in `f32`.
     ///
     /// # Errors
-    /// If shapes do not fit together, or a tensor is not `f32` on the CPU.
-    pub fn add_to(&self, y: Tensor, left: &Tensor, start: usize, scale: f32) -> Result<Tensor> {
-        self.check(y.dims2()?, left.dims2()?, start)?;
-        let op = AddLowRank { factors: self.clone(), start, scale, tier: Tier::detect() };
-        let left = readable(OP, left)?;
-        if y.track_op() || left.track_op() || !y.is_contiguous() {
-            return y.contiguous()?.apply_op2(&left, op);
+    /// If there is none, shapes do not fit together, or columns overlap.
+    pub fn new(factors: &[Factors<'_>], precision: Precision) -> Result<Self> {
+        let mut parts = Vec::with_capacity(factors.len());
+        let mut end = 0;
+        for Factors { a, b, column, scaling } in factors {
+            let ((rank, _), (width, b_rank)) = (a.dims2()?, b.dims2()?);
+            if rank != b_rank || *column < end {
+                bail!("{OP}: expected rank {rank} from column {end} on, found rank {b_rank} at {column}");
+            }
+            end = column + width;
+            let back = FrozenLinear::from_tensor(&b.to_dtype(DType::F32)?.t()?.contiguous()?, Precision::F32)?;
+            parts.push(Part { column: *column, width, scaling: *scaling, back });
         }
-        y.inplace_op2(&left, &op)?;
-        Ok(y)
+        if factors.is_empty() {
+            bail!("{OP}: expected at least one module");
+        }
+        let lefts: Vec<&Tensor> = factors.iter().map(|factors| factors.a).collect();
+        let a = FrozenLinear::from_tensor(&Tensor::cat(&lefts, 0)?, precision)?;
+        Ok(Self { a, right: Arc::new(Right::new(factors, end)?), parts: parts.into() })
     }
 
-    /// From the gradient `[m, n]` of what [`Self::add_to`] gave, that of its `rows` rows of `left`.
-    ///
-    /// # Errors
-    /// If shapes do not fit together, or a tensor is not `f32` on the CPU.
-    pub fn gradient(&self, grad: &Tensor, start: usize, rows: usize, scale: f32) -> Result<Tensor> {
-        self.check(grad.dims2()?, (rows, self.rank), start)?;
-        let grad = grad.narrow(0, start, rows)?;
-        let mut lefts = Vec::with_capacity(self.parts.len());
-        for part in self.parts.iter() {
+    /// Whether the branches have the layer's inputs, and no column that it has not.
+    pub(super) fn fits(&self, layer: &FrozenLinear) -> bool {
+        let width = self.parts.last().map_or(0, |part| part.column + part.width);
+        self.a.in_features() == layer.in_features() && width <= layer.out_features()
+    }
+}
+
+impl AdaptedRows {
+    /// The rows for the product.
+    pub(super) fn branch_rows(&self) -> BranchRows<'_> {
+        BranchRows {
+            rows: self.start..self.start + self.len,
+            scale: self.scale,
+            a: self.branch.a.packed(),
+            right: &self.branch.right,
+        }
+    }
+
+    /// Adds to the fresh gradient `to_x` `[m, k]` what flows through the branch, from the gradient `grad` `[m, n]` of
+    /// the sum.
+    pub(super) fn add_gradient(&self, to_x: &Tensor, grad: &Tensor) -> Result<()> {
+        let grad = grad.narrow(0, self.start, self.len)?;
+        let mut lefts = Vec::with_capacity(self.branch.parts.len());
+        for part in self.branch.parts.iter() {
             let to_left = part.back.forward(&grad.narrow(1, part.column, part.width)?)?;
-            lefts.push((to_left * (part.scaling * f64::from(scale)))?);
+            lefts.push((to_left * (part.scaling * f64::from(self.scale)))?);
         }
-        if lefts.len() == 1 { Ok(lefts.swap_remove(0)) } else { Tensor::cat(&lefts, 1) }
+        let to_left = if lefts.len() == 1 { lefts.swap_remove(0) } else { Tensor::cat(&lefts, 1)? };
+        add_to_rows(to_x, self.start, &self.branch.a.gradient(&to_left)?)
     }
+}
 
-    fn check(&self, (m, n): (usize, usize), (rows, rank): (usize, usize), start: usize) -> Result<()> {
-        let end = self.parts.iter().map(|part| part.column + part.width).max().unwrap_or(0);
-        if end > n || rank != self.rank || start + rows > m {
-            bail!(
-                "{OP}: expected at least {end} columns, rows within {m} and rank {}, found {n}, {rows} from {start} and {rank}",
-                self.rank
-            );
+impl Right {
+    fn new(factors: &[Factors<'_>], width: usize) -> Result<Self> {
+        let mut turned = Vec::with_capacity(factors.len());
+        let mut ranks = 0;
+        for Factors { b, column, scaling, .. } in factors {
+            let b = b.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+            let rank = b.first().map_or(0, Vec::len);
+            turned.push((*column..column + b.len(), ranks..ranks + rank, b, *scaling));
+            ranks += rank;
         }
-        Ok(())
-    }
-}
-
-struct AddLowRank {
-    factors: RightFactors,
-    start: usize,
-    scale: f32,
-    tier: Tier,
-}
-
-impl AddLowRank {
-    /// Adds the branches to the places of a contiguous `[m, width]`.
-    fn add(&self, y: &mut [f32], width: usize, left: Rows<'_>) {
-        let y = &mut y[self.start * width..(self.start + left.count) * width];
-        let task = |first: usize, y: &mut [f32]| self.tier.run(Add { op: self, left, first, y, width });
-        let products: usize = self.factors.parts.iter().map(|part| part.width * part.rank).sum();
-        if left.count * products < PARALLEL_PRODUCTS || rayon::current_num_threads() == 1 {
-            return task(0, y);
-        }
-        let rows = left.count.div_ceil(rayon::current_num_threads() * 4).next_multiple_of(TILE_ROWS);
-        y.par_chunks_mut(rows * width).enumerate().for_each(|(i, y)| task(i * rows, y));
-    }
-}
-
-impl InplaceOp2 for AddLowRank {
-    fn name(&self) -> &'static str {
-        OP
-    }
-
-    fn cpu_fwd(
-        &self,
-        y: &mut CpuStorage,
-        y_layout: &Layout,
-        left: &CpuStorage,
-        left_layout: &Layout,
-    ) -> Result<()> {
-        let (CpuStorage::F32(y), Some((start, end))) = (y, y_layout.contiguous_offsets()) else {
-            bail!("{OP}: expected contiguous f32 rows")
-        };
-        self.add(&mut y[start..end], y_layout.dims()[1], Rows::new(OP, left, left_layout)?);
-        Ok(())
-    }
-}
-
-impl CustomOp2 for AddLowRank {
-    fn name(&self) -> &'static str {
-        OP
-    }
-
-    fn cpu_fwd(
-        &self,
-        y: &CpuStorage,
-        y_layout: &Layout,
-        left: &CpuStorage,
-        left_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (CpuStorage::F32(y), Some((start, end))) = (y, y_layout.contiguous_offsets()) else {
-            bail!("{OP}: expected contiguous f32 rows")
-        };
-        let mut sum = y[start..end].to_vec();
-        self.add(&mut sum, y_layout.dims()[1], Rows::new(OP, left, left_layout)?);
-        Ok((CpuStorage::F32(sum), y_layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        _: &Tensor,
-        left: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let to_left = self.factors.gradient(grad, self.start, left.dims()[0], self.scale)?;
-        Ok((Some(grad.clone()), Some(to_left)))
-    }
-}
-
-struct Add<'a, 'y> {
-    op: &'a AddLowRank,
-    left: Rows<'a>,
-    first: usize,
-    y: &'y mut [f32],
-    width: usize,
-}
-
-impl Vectorized for Add<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn vectorized<S: Simd>(mut self, s: S) {
-        let mut rank = 0;
-        for part in self.op.factors.parts.iter() {
-            for at in (0..part.width).step_by(TILE_VECTORS * LANES) {
-                for row in (0..self.y.len() / self.width).step_by(TILE_ROWS) {
-                    self.tile(s, part, rank, at, row);
+        let (mut rows, mut panels) = (Vec::new(), Vec::new());
+        for panel in 0..width.div_ceil(PANEL) {
+            let columns = panel * PANEL..(panel + 1) * PANEL;
+            let here: Vec<_> = turned
+                .iter()
+                .filter(|(own, ..)| own.start < columns.end && columns.start < own.end)
+                .collect();
+            let ranks = match (here.first(), here.last()) {
+                (Some((_, first, ..)), Some((_, last, ..))) => first.start..last.end,
+                _ => 0..0,
+            };
+            let start = rows.len();
+            rows.resize(start + ranks.len(), PanelRow([0.0; PANEL]));
+            for (own, own_ranks, b, scaling) in here {
+                for column in own.start.max(columns.start)..own.end.min(columns.end) {
+                    for (step, &weight) in own_ranks.clone().zip(&b[column - own.start]) {
+                        rows[start + step - ranks.start].0[column - columns.start] =
+                            (f64::from(weight) * scaling) as f32;
+                    }
                 }
             }
-            rank += part.rank;
+            panels.push((start, ranks));
         }
-    }
-}
-
-impl Add<'_, '_> {
-    /// Up to six rows from `row` on, at the part's columns from `at` on; `rank` is the part's first left column.
-    #[inline(always)]
-    fn tile<S: Simd>(&mut self, s: S, part: &RightFactor, rank: usize, at: usize, row: usize) {
-        match self.y.len() / self.width - row {
-            1 => self.sized_tile::<S, 1>(s, part, rank, at, row),
-            2 => self.sized_tile::<S, 2>(s, part, rank, at, row),
-            3 => self.sized_tile::<S, 3>(s, part, rank, at, row),
-            4 => self.sized_tile::<S, 4>(s, part, rank, at, row),
-            5 => self.sized_tile::<S, 5>(s, part, rank, at, row),
-            _ => self.sized_tile::<S, TILE_ROWS>(s, part, rank, at, row),
-        }
+        Ok(Self { rows, panels })
     }
 
+    /// The rows of a panel and the columns of the left half that they belong to; none past the last column.
     #[inline(always)]
-    fn sized_tile<S: Simd, const R: usize>(
-        &mut self,
-        s: S,
-        part: &RightFactor,
-        rank: usize,
-        at: usize,
-        row: usize,
-    ) {
-        let left = &self.left.data()[(self.first + row) * self.left.stride + rank..];
-        assert!(left.len() >= (R - 1) * self.left.stride + part.rank);
-        let right = &part.rows[at..];
-        assert!(right.len() >= part.rank.saturating_sub(1) * part.padded + TILE_VECTORS * LANES);
-        let mut acc = [[s.splat(0.0); TILE_VECTORS]; R];
-        // SAFETY: both extents are checked just above; `padded` is a multiple of the tile's columns.
-        unsafe {
-            accumulate_f32(
-                s,
-                part.rank,
-                (left.as_ptr(), self.left.stride, 1),
-                (right.as_ptr(), part.padded, LANES),
-                0,
-                &mut acc,
-            );
-        }
-        // PEFT multiplies the finished product by the factor, too.
-        let scale = s.splat((part.scaling * f64::from(self.op.scale)) as f32);
-        for (i, sums) in acc.iter().enumerate() {
-            let start = (row + i) * self.width + part.column;
-            let y = &mut self.y[start..start + part.width];
-            for (w, sum) in sums.iter().enumerate() {
-                let at = at + w * LANES;
-                if at < part.width {
-                    s.put_at(s.mul_add(scale, *sum, s.load_at(y, at)), y, at);
-                }
-            }
+    pub(super) fn panel(&self, panel: usize) -> (&[PanelRow<f32>], Range<usize>) {
+        match self.panels.get(panel) {
+            Some((start, ranks)) => (&self.rows[*start..start + ranks.len()], ranks.clone()),
+            None => (&[], 0..0),
         }
     }
 }
@@ -264,78 +187,141 @@ impl Add<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::super::oracle::*;
+    use super::super::tier::Tier;
     use super::*;
 
-    /// Two factors side by side in the left half, and apart in the columns.
-    fn factors(n: usize, ranks: [usize; 2]) -> (RightFactors, [Tensor; 2]) {
-        let b = [noise(n, ranks[0], 3), noise(n, ranks[1], 4)];
-        let parts = [(&b[0], 0), (&b[1], n + 5)].map(|(b, column)| RightFactor::new(b, column, 1.5).unwrap());
-        (RightFactors::new(parts.into()), b)
+    const SCALING: [f64; 2] = [1.5, 0.25];
+
+    /// Two modules side by side in a product, with columns of no module between and behind them.
+    struct Case {
+        layer: FrozenLinear,
+        weight: Tensor,
+        a: [Tensor; 2],
+        b: [Tensor; 2],
+        columns: [usize; 2],
     }
 
-    fn composed(y: &Tensor, left: &Tensor, b: &[Tensor; 2], start: usize, scale: f64) -> Tensor {
-        let (m, rows, n) = (y.dims()[0], left.dims()[0], b[0].dims()[0]);
-        let rank = b[0].dims()[1];
-        let branch = |first: usize, b: &Tensor| {
-            let left = left.narrow(1, first, b.dims()[1]).unwrap().contiguous().unwrap();
-            (left.matmul(&b.t().unwrap()).unwrap() * (1.5 * scale)).unwrap()
-        };
-        let gap = Tensor::zeros((rows, 5), DType::F32, y.device()).unwrap();
-        let rest = Tensor::zeros((rows, y.dims()[1] - 2 * n - 5), DType::F32, y.device()).unwrap();
-        let branches = Tensor::cat(&[branch(0, &b[0]), gap, branch(rank, &b[1]), rest], 1).unwrap();
-        let middle = (y.narrow(0, start, rows).unwrap() + branches).unwrap();
-        let tail = y.narrow(0, start + rows, m - start - rows).unwrap();
-        Tensor::cat(&[y.narrow(0, 0, start).unwrap(), middle, tail], 0).unwrap()
+    impl Case {
+        fn new(k: usize, widths: [usize; 2], gap: usize, ranks: [usize; 2]) -> Self {
+            Self::with(k, widths, gap, ranks, Precision::F32, Tier::detect())
+        }
+
+        fn with(
+            k: usize,
+            widths: [usize; 2],
+            gap: usize,
+            ranks: [usize; 2],
+            precision: Precision,
+            tier: Tier,
+        ) -> Self {
+            let weight = noise(widths[0] + gap + widths[1] + 3, k, 1);
+            Self {
+                layer: FrozenLinear::with_tier(&weight, precision, tier).unwrap(),
+                weight,
+                a: [noise(ranks[0], k, 2), noise(ranks[1], k, 3)],
+                b: [noise(widths[0], ranks[0], 4), noise(widths[1], ranks[1], 5)],
+                columns: [0, widths[0] + gap],
+            }
+        }
+
+        fn rows(&self, start: usize, len: usize, scale: f32) -> Arc<[AdaptedRows]> {
+            let factors = [0, 1].map(|i| Factors {
+                a: &self.a[i],
+                b: &self.b[i],
+                column: self.columns[i],
+                scaling: SCALING[i],
+            });
+            let branch = LowRank::new(&factors, self.layer.precision()).unwrap();
+            [AdaptedRows { start, len, scale, branch }].into()
+        }
+
+        fn composed(&self, x: &Tensor, rows: &AdaptedRows) -> Tensor {
+            let y = x.matmul(&self.weight.t().unwrap()).unwrap();
+            let (m, n) = y.dims2().unwrap();
+            let mut sum = y;
+            for i in [0, 1] {
+                let branch = x.matmul(&self.a[i].t().unwrap()).unwrap();
+                let branch = branch.matmul(&self.b[i].t().unwrap()).unwrap();
+                let branch = (branch * (SCALING[i] * f64::from(rows.scale))).unwrap();
+                let branch = branch.narrow(0, rows.start, rows.len).unwrap();
+                let behind = n - self.columns[i] - self.b[i].dims()[0];
+                let placed = branch.pad_with_zeros(1, self.columns[i], behind).unwrap();
+                let placed = placed.pad_with_zeros(0, rows.start, m - rows.start - rows.len).unwrap();
+                sum = (sum + placed).unwrap();
+            }
+            sum
+        }
     }
 
     #[test]
-    fn equals_the_composed_form_and_leaves_the_rest() {
-        for (m, n, ranks, start, rows) in
-            [(5, 33, [3, 1], 1, 2), (300, 64, [8, 8], 0, 300), (40, 100, [17, 2], 13, 27)]
-        {
-            let (y, left) = (noise(m, 2 * n + 9, 1), noise(rows, ranks[0] + ranks[1], 2));
-            let (factors, b) = factors(n, ranks);
-            let expected = composed(&y, &left, &b, start, 2.0).to_vec2::<f32>().unwrap();
-            let before = y.to_vec2::<f32>().unwrap();
+    fn equals_the_composed_form_and_leaves_other_rows() {
+        for (case, m, start, len) in [
+            (Case::new(20, [33, 40], 5, [3, 1]), 5, 1, 2),
+            (Case::new(64, [96, 48], 0, [8, 8]), 300, 0, 300),
+            (Case::new(131, [10, 200], 100, [17, 2]), 40, 13, 27),
+        ] {
+            let x = noise(m, case.weight.dims()[1], 7);
+            let rows = case.rows(start, len, 2.0);
+            let plain = bits(&case.layer.forward(&x).unwrap());
+            let n = case.weight.dims()[0];
             for threads in [1, 2] {
-                let fresh = y.copy().unwrap();
-                let found = with_threads(threads, || factors.add_to(fresh, &left, start, 2.0).unwrap());
-                for (i, row) in found.to_vec2::<f32>().unwrap().iter().enumerate() {
-                    for (j, found) in row.iter().enumerate() {
-                        let of_branch = (start..start + rows).contains(&i)
-                            && (j < n || (n + 5..2 * n + 5).contains(&j));
-                        let tolerance = if of_branch { 1e-4 } else { 0.0 };
-                        let expected = if of_branch { expected[i][j] } else { before[i][j] };
-                        assert!((found - expected).abs() <= tolerance, "{i} {j}: {found} {expected}");
-                    }
+                let found = with_threads(threads, || case.layer.forward_adapted(&x, &rows).unwrap());
+                assert_close(&found, &case.composed(&x, &rows[0]), 1e-5, "sum");
+                let found = bits(&found);
+                for row in (0..m).filter(|row| !(start..start + len).contains(row)) {
+                    assert_eq!(found[row * n..(row + 1) * n], plain[row * n..(row + 1) * n], "row {row}");
                 }
             }
         }
-        let (factors, _) = factors(4, [2, 2]);
-        assert!(factors.add_to(noise(3, 13, 1), &noise(2, 4, 1), 2, 1.0).is_err(), "rows");
-        assert!(factors.add_to(noise(3, 12, 1), &noise(2, 4, 1), 0, 1.0).is_err(), "columns");
     }
 
     #[test]
-    fn a_row_does_not_depend_on_its_neighbours() {
-        let (factors, _) = factors(40, [8, 3]);
-        let (y, left) = (noise(20, 90, 1), noise(20, 11, 2));
-        let whole = bits(&factors.add_to(y.copy().unwrap(), &left, 0, 1.0).unwrap());
-        for row in [0, 7, 19] {
-            let alone = y.narrow(0, row, 1).unwrap().copy().unwrap();
-            let alone = factors.add_to(alone, &left.narrow(0, row, 1).unwrap(), 0, 1.0).unwrap();
-            assert_eq!(bits(&alone), whole[row * 90..(row + 1) * 90]);
+    fn every_tier_and_precision_agrees() {
+        for tier in Tier::available() {
+            for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 2e-2)] {
+                let case = Case::with(65, [50, 60], 9, [8, 5], precision, tier);
+                let x = noise(30, 65, 7);
+                // Among them tiles of which some rows have a branch, and some not.
+                for (start, len) in [(0, 30), (4, 7), (29, 1)] {
+                    let rows = case.rows(start, len, 1.0);
+                    let found = case.layer.forward_adapted(&x, &rows).unwrap();
+                    let what = format!("{} {precision:?} {start}", tier.name());
+                    assert_close(&found, &case.composed(&x, &rows[0]), tolerance, &what);
+                }
+            }
         }
     }
 
     #[test]
-    fn gradients_equal_the_composed_form() {
-        let (factors, b) = factors(9, [4, 2]);
-        let args = [noise(6, 25, 1), noise(3, 6, 2)];
-        let found = gradients(&args, |x| factors.add_to(x[0].clone(), &x[1], 2, 0.5).unwrap());
-        let expected = gradients(&args, |x| composed(&x[0], &x[1], &b, 2, 0.5));
-        for (found, expected) in found.iter().zip(&expected) {
-            assert_close(found, expected, 1e-5, "gradient");
+    fn a_row_does_not_depend_on_its_batch() {
+        let case = Case::new(576, [100, 50], 7, [8, 3]);
+        let x = noise(40, 576, 1);
+        let n = case.weight.dims()[0];
+        let whole = bits(&case.layer.forward_adapted(&x, &case.rows(11, 29, 0.5)).unwrap());
+        for row in [11, 20, 39] {
+            let alone = x.narrow(0, row, 1).unwrap();
+            let alone = case.layer.forward_adapted(&alone, &case.rows(0, 1, 0.5)).unwrap();
+            assert_eq!(bits(&alone), whole[row * n..(row + 1) * n]);
         }
+    }
+
+    #[test]
+    fn gradients_equal_the_composed_form_and_differences() {
+        let case = Case::new(9, [6, 4], 2, [4, 2]);
+        let rows = case.rows(2, 3, 0.5);
+        let x = [noise(6, 9, 1)];
+        let fused = |x: &[Tensor]| case.layer.forward_adapted(&x[0], &rows).unwrap();
+        let expected = gradients(&x, |x| case.composed(&x[0], &rows[0]));
+        assert_close(&gradients(&x, fused)[0], &expected[0], 1e-5, "gradient");
+        assert_gradients_match_differences(&x, 1e-3, fused);
+    }
+
+    #[test]
+    fn refuses_what_does_not_fit() {
+        let case = Case::new(9, [6, 4], 2, [4, 2]);
+        assert!(case.layer.forward_adapted(&noise(3, 9, 1), &case.rows(1, 3, 1.0)).is_err(), "rows");
+        let wide = Case::new(9, [16, 4], 2, [4, 2]);
+        assert!(case.layer.forward_adapted(&noise(3, 9, 1), &wide.rows(0, 3, 1.0)).is_err(), "columns");
+        assert!(LowRank::new(&[], Precision::F32).is_err());
     }
 }

@@ -25,7 +25,7 @@ pub fn residual_sum(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// If the shapes do not fit, or a tensor is not `f32` on the CPU.
-pub fn add_to_rows(x: &Tensor, start: usize, y: &Tensor) -> Result<()> {
+pub(super) fn add_to_rows(x: &Tensor, start: usize, y: &Tensor) -> Result<()> {
     let ((m, h), (rows, width)) = (x.dims2()?, y.dims2()?);
     if width != h || start + rows > m {
         bail!("{OP}: expected rows within [{m}, {h}], found [{rows}, {width}] from {start}");

@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Below this many elements, starting a second thread costs more than it saves.
 const PARALLEL_ELEMENTS: usize = 1 << 15;
@@ -42,6 +43,11 @@ impl<'a> Rows<'a> {
     #[inline(always)]
     pub(super) fn row(&self, i: usize) -> &'a [f32] {
         &self.data[i * self.stride..i * self.stride + self.width]
+    }
+
+    /// Some of the rows.
+    pub(super) fn part(&self, rows: &Range<usize>) -> Self {
+        Self { data: &self.data[rows.start * self.stride..], count: rows.len(), ..*self }
     }
 
     /// All elements from the first row's first to the last row's last.
