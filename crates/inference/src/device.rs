@@ -122,7 +122,11 @@ impl Compute {
     pub fn open(name: DeviceName, precision: Precision) -> Result<Self> {
         let device = match name {
             DeviceName::Cpu => Device::Cpu,
-            DeviceName::Cuda(index) if cfg!(feature = "cuda") => Device::new_cuda(index)?,
+            DeviceName::Cuda(index) if cfg!(feature = "cuda") => {
+                Device::new_cuda(index).map_err(|error| {
+                    Error::Request(format!("cannot open {name}: {error}; `--device cpu` needs no GPU"))
+                })?
+            }
             DeviceName::Cuda(_) => {
                 return Err(Error::Request(
                     "this build has no CUDA; build it with `cargo build --release --features cuda`, or use `--device cpu`"

@@ -80,7 +80,16 @@ impl LoraDelta {
                 let frozen = y.narrow(0, start, len)?;
                 let sum = (frozen.to_dtype(DType::F32)? + branch)?.to_dtype(y.dtype())?;
                 let rest = y.dims()[0] - start - len;
-                Ok(Tensor::cat(&[y.narrow(0, 0, start)?, sum, y.narrow(0, start + len, rest)?], 0)?)
+                let mut parts = Vec::with_capacity(3);
+                // No empty parts: CUDA launches nothing for them, and their gradient would be an error.
+                if start > 0 {
+                    parts.push(y.narrow(0, 0, start)?);
+                }
+                parts.push(sum);
+                if rest > 0 {
+                    parts.push(y.narrow(0, start + len, rest)?);
+                }
+                Ok(Tensor::cat(&parts, 0)?)
             }
         }
     }
