@@ -122,7 +122,12 @@ impl Compute {
     pub fn open(name: DeviceName, precision: Precision) -> Result<Self> {
         let device = match name {
             DeviceName::Cpu => Device::Cpu,
-            DeviceName::Cuda(index) if cfg!(feature = "cuda") => Device::new_cuda(index)?,
+            DeviceName::Cuda(index) if cfg!(feature = "cuda") => {
+                Device::new_cuda(index).map_err(|error| {
+                    let cause = without_backtrace(&error);
+                    Error::Request(format!("cannot open {name}: {cause}; `--device cpu` needs no GPU"))
+                })?
+            }
             DeviceName::Cuda(_) => {
                 return Err(Error::Request(
                     "this build has no CUDA; build it with `cargo build --release --features cuda`, or use `--device cpu`"
@@ -151,5 +156,14 @@ impl Compute {
     #[must_use]
     pub(crate) fn activation_dtype(&self) -> DType {
         if self.device.is_cpu() { DType::F32 } else { self.precision.dtype() }
+    }
+}
+
+/// The error itself: candle appends a backtrace where the environment asks for one, and a missing
+/// GPU is no fault to trace.
+fn without_backtrace(error: &candle_core::Error) -> &candle_core::Error {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => without_backtrace(inner),
+        other => other,
     }
 }

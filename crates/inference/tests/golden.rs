@@ -6,10 +6,10 @@ use candle_core::{DType, Device};
 use inference::chat::{Role, Turn};
 use inference::generate::{Context, Decoding};
 use inference::pair::TemplateChoice;
-use inference::{Batch, Compute, ModelPair, Positions, Sequence, Side};
+use inference::{Batch, ModelPair, Positions, Sequence, Side};
 use serde_json::Value;
 
-use crate::{argmax, fixture, relative_difference, relative_norm};
+use crate::{argmax, compute, fixture, relative_difference, relative_norm};
 
 /// Compares a base and its adapters with a folder of goldens: rendered text and ids, logits,
 /// argmax of every position, greedy continuations, and the gradient of the input embeddings.
@@ -20,7 +20,7 @@ pub(crate) fn compare(base: &Path, adapters: &[(&str, PathBuf)], golden: &Path) 
     };
     let (prompts, greedy) = (read("prompts.json"), read("greedy.json"));
     let tensors = candle_core::safetensors::load(golden.join("logits.safetensors"), &Device::Cpu).unwrap();
-    let mut pair = ModelPair::load_base(base, &TemplateChoice::Own, &Compute::cpu(), &|_, _| {}).unwrap();
+    let mut pair = ModelPair::load_base(base, &TemplateChoice::Own, &compute(), &|_, _| {}).unwrap();
     let mut sides = vec![("base", Side::BASE)];
     for (name, path) in adapters {
         let adapter = pair.add_adapter(path).unwrap();
@@ -98,8 +98,7 @@ fn fixture_model_matches_transformers_and_peft() {
 /// nothing, another seed does.
 #[test]
 fn sampling_is_seeded_by_context() {
-    let pair =
-        ModelPair::load_base(&fixture("base"), &TemplateChoice::Own, &Compute::cpu(), &|_, _| {}).unwrap();
+    let pair = ModelPair::load_base(&fixture("base"), &TemplateChoice::Own, &compute(), &|_, _| {}).unwrap();
     let texts =
         ["Name three colours.", "Write about the sea."].map(|text| pair.encode(&[Turn::user(text)]).unwrap());
     let sample = |texts: &[Vec<u32>], seed| {

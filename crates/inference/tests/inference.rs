@@ -9,10 +9,30 @@ mod parity;
 mod rows;
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use inference::device::Form;
+use inference::{Compute, Precision};
 
 /// A path below the repository's `fixtures/`.
 fn fixture(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(path)
+}
+
+/// The device that `TRIGGERFISH_TEST_DEVICE` names (`cpu`, `cuda`, `cuda:N`), else the CPU; in f32.
+/// Opened once, so that a GPU compiles its kernels once.
+fn compute() -> Compute {
+    static COMPUTE: OnceLock<Compute> = OnceLock::new();
+    let open = || {
+        let name = std::env::var("TRIGGERFISH_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+        Compute::open(name.parse().unwrap(), Precision::F32).unwrap()
+    };
+    COMPUTE.get_or_init(open).clone()
+}
+
+/// The forms of the decoder's steps on that device: our fused operations run on the CPU only.
+fn forms() -> &'static [Form] {
+    if compute().device.is_cpu() { &[Form::Fused, Form::Composed] } else { &[Form::Composed] }
 }
 
 /// Largest absolute difference over the largest absolute expected value.

@@ -16,12 +16,9 @@ use inference::weights::gguf::GgufFile;
 use inference::{Batch, Compute, Positions, Sequence, Side};
 use serde_json::Value;
 
-use crate::{argmax, fixture, relative_difference, relative_norm};
+use crate::{argmax, compute, fixture, forms, relative_difference, relative_norm};
 
 const TOLERANCE: f64 = 1e-4;
-
-/// Our fused operations, and what a GPU runs.
-pub(crate) const FORMS: [Form; 2] = [Form::Fused, Form::Composed];
 
 /// A base of a case: a directory or a GGUF file, without a tokenizer.
 pub(crate) fn load_decoder(path: &Path) -> Decoder {
@@ -29,7 +26,7 @@ pub(crate) fn load_decoder(path: &Path) -> Decoder {
 }
 
 pub(crate) fn load_form(path: &Path, form: Form) -> Decoder {
-    let compute = Compute { form, ..Compute::cpu() };
+    let compute = Compute { form, ..compute() };
     let (config, source): (DecoderConfig, Box<dyn TensorSource>) = if path.is_dir() {
         (
             DecoderConfig::from_file(&path.join("config.json")).unwrap(),
@@ -133,7 +130,7 @@ fn architectures_and_adapters_match_peft() {
     let cases = cases(&["architecture", "adapter", "gguf"]);
     assert!(cases.len() >= 28, "only {} cases found", cases.len());
     for (name, case) in &cases {
-        for form in FORMS {
+        for &form in forms() {
             check_case(&format!("{name} {form:?}"), case, form);
         }
     }
@@ -198,7 +195,7 @@ fn embedding_gradient_matches_finite_differences() {
         for column in [0, 7, width - 1] {
             let mut nudge = vec![0f32; ids.len() * width];
             nudge[row * width + column] = step;
-            let nudge = Tensor::from_vec(nudge, (ids.len(), width), &Device::Cpu).unwrap();
+            let nudge = Tensor::from_vec(nudge, (ids.len(), width), &decoder.compute().device).unwrap();
             let up = score(&(&embeddings + &nudge).unwrap(), target);
             let down = score(&(&embeddings - &nudge).unwrap(), target);
             numeric.push(((up - down) / (2.0 * f64::from(step))) as f32);

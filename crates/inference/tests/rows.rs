@@ -7,8 +7,8 @@ use inference::device::Form;
 use inference::prefix::KvCache;
 use inference::{Batch, Positions, Sequence, Side};
 
-use crate::parity::{FORMS, load_form};
-use crate::{fixture, relative_difference};
+use crate::parity::load_form;
+use crate::{fixture, forms, relative_difference};
 
 struct Pair {
     decoder: Decoder,
@@ -43,7 +43,7 @@ const TEXTS: [&[u32]; 5] =
     [&[5, 17, 3, 40, 9, 2, 60], &[1, 2, 3], &[5, 17, 3, 40, 9, 2, 61], &[8], &[30, 31, 32]];
 
 fn with_forms<const N: usize>(cases: [&'static str; N]) -> impl Iterator<Item = (&'static str, Form)> {
-    cases.into_iter().flat_map(|case| FORMS.map(|form| (case, form)))
+    cases.into_iter().flat_map(|case| forms().iter().map(move |&form| (case, form)))
 }
 
 #[test]

@@ -159,7 +159,16 @@ pub(crate) fn add_composed(
     if column < width {
         pieces.push(frozen.narrow(1, column, width - column)?);
     }
-    let sum = Tensor::cat(&pieces, 1)?;
+    let sum = if pieces.len() == 1 { pieces.swap_remove(0) } else { Tensor::cat(&pieces, 1)? };
+    // No empty parts: on a GPU their gradients would be allocations and launches of nothing.
     let rest = y.dims()[0] - start - len;
-    Ok(Tensor::cat(&[y.narrow(0, 0, start)?, sum, y.narrow(0, start + len, rest)?], 0)?)
+    let mut parts = Vec::with_capacity(3);
+    if start > 0 {
+        parts.push(y.narrow(0, 0, start)?);
+    }
+    parts.push(sum);
+    if rest > 0 {
+        parts.push(y.narrow(0, start + len, rest)?);
+    }
+    Ok(if parts.len() == 1 { parts.swap_remove(0) } else { Tensor::cat(&parts, 0)? })
 }
