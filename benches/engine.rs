@@ -115,6 +115,9 @@ fn print(arguments: &Arguments, workload: &Workload, samples: &[Sample]) -> Resu
     if let Some(whole) = last.part_of {
         line["extrapolated_seconds"] = json!(median * whole);
     }
+    if let Some(candidates) = last.candidates {
+        line["candidates"] = json!(candidates);
+    }
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;
     Ok(out.flush()?)

@@ -1,7 +1,8 @@
-//! What is timed. `peer.py` does the same work with torch; names, token ids and counts must agree.
+//! What is timed. The peers do the same work in other programs; names, token ids and counts must agree.
 
 use std::error::Error;
 use std::hint::black_box;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,6 +12,9 @@ use inference::generate::{Context, Decoding};
 use inference::kernels::{self, FrozenLinear};
 use inference::pair::TemplateChoice;
 use inference::{Batch, Compute, ModelPair, Positions, Precision, Prefix, Sequence, Side};
+use probe::prompt::{Placement, Prompt};
+use probe::trigger::differential::{Differential, Goal};
+use probe::trigger::gcg::{Gcg, GcgConfig};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -22,7 +26,7 @@ pub(crate) struct Workload {
 }
 
 /// All workloads, in the order in which they run.
-pub(crate) const WORKLOADS: [Workload; 10] = [
+pub(crate) const WORKLOADS: [Workload; 15] = [
     Workload { name: "load", what: "read base and adapter", run: load },
     Workload { name: "gemm", what: "the packed product alone, at its best shape of this model", run: gemm },
     Workload { name: "score", what: "16 x 64 tokens, base + adapted, next token of each", run: score },
@@ -45,20 +49,46 @@ pub(crate) const WORKLOADS: [Workload; 10] = [
     Workload {
         name: "decode_1",
         what: "1 prompt of 32 tokens, 64 greedy tokens, base + adapted",
-        run: |setup| decode(setup, "decode_1", 1),
+        run: |setup| decode(setup, "decode_1", 1, &BOTH),
     },
     Workload {
         name: "decode_16",
         what: "16 prompts of 32 tokens, 64 greedy tokens, base + adapted",
-        run: |setup| decode(setup, "decode_16", 16),
+        run: |setup| decode(setup, "decode_16", 16, &BOTH),
     },
     Workload {
         name: "lora_overhead",
         what: "16 x 64 tokens, 8 sequences adapted; the ratio is to all of the base",
         run: lora_overhead,
     },
+    Workload {
+        name: "gcg_step",
+        what: "2 GCG steps of 512 candidates, 20 tokens of trigger, adapted",
+        run: gcg_step,
+    },
+    Workload {
+        name: "prefill_512",
+        what: "1 x 512 tokens, base, next token",
+        run: |setup| prefill(setup, "prefill_512", 1, LONG),
+    },
+    Workload {
+        name: "prefill_16x64",
+        what: "16 x 64 tokens, base, next token of each",
+        run: |setup| prefill(setup, "prefill_16x64", ROWS, LENGTH),
+    },
+    Workload {
+        name: "decode_1_base",
+        what: "1 prompt of 32 tokens, 64 greedy tokens, base",
+        run: |setup| decode(setup, "decode_1_base", 1, &[Side::BASE]),
+    },
+    Workload {
+        name: "decode_16_base",
+        what: "16 prompts of 32 tokens, 64 greedy tokens, base",
+        run: |setup| decode(setup, "decode_16_base", ROWS, &[Side::BASE]),
+    },
 ];
 
+const BOTH: [Side; 2] = [Side::BASE, Side::ADAPTED];
 /// Rows of a batch of full sequences.
 const ROWS: usize = 16;
 /// Tokens of each.
@@ -75,6 +105,13 @@ const TAIL: usize = 5;
 const PROMPT: usize = 32;
 /// Tokens that continue it.
 const NEW: usize = 64;
+/// Tokens of a long prompt.
+const LONG: usize = 512;
+/// What the GCG steps work on.
+const GCG_PROMPT: &str = "Write a short story about a lighthouse.\n";
+const GCG_TARGET: &str = "I am sorry, but I cannot help with that request.";
+const GCG_TRIGGER: usize = 20;
+const GCG_STEPS: u64 = 2;
 
 /// One timed run.
 pub(crate) struct Sample {
@@ -92,6 +129,8 @@ pub(crate) struct Sample {
     pub(crate) ratio: Option<f64>,
     /// How often the timed part goes into the whole.
     pub(crate) part_of: Option<f64>,
+    /// Candidates that a search ran; those that do not survive their own text are chance.
+    pub(crate) candidates: Option<usize>,
 }
 
 /// What all workloads use.
@@ -158,7 +197,7 @@ fn processor_seconds() -> Option<f64> {
 }
 
 fn pair(base: &Path, adapter: &Path, compute: &Compute) -> Result<ModelPair> {
-    let mut pair = ModelPair::load_base(base, &TemplateChoice::None, compute, &|_, _| ())?;
+    let mut pair = ModelPair::load_base(base, &TemplateChoice::Own, compute, &|_, _| ())?;
     pair.add_adapter(adapter)?;
     Ok(pair)
 }
@@ -189,7 +228,17 @@ fn load(setup: &Setup) -> Result<Sample> {
     let pair = pair(&setup.base, &setup.adapter, &setup.compute)?;
     let (seconds, cpu) = start.stop();
     let check = vec![pair.adapters()[0].changed_sites() as f64];
-    Ok(Sample { workload: "load", seconds, cpu, tokens: 0, flops: 0.0, check, ratio: None, part_of: None })
+    Ok(Sample {
+        workload: "load",
+        seconds,
+        cpu,
+        tokens: 0,
+        flops: 0.0,
+        check,
+        ratio: None,
+        part_of: None,
+        candidates: None,
+    })
 }
 
 fn gemm(setup: &Setup) -> Result<Sample> {
@@ -227,6 +276,7 @@ fn gemm(setup: &Setup) -> Result<Sample> {
         check: Vec::new(),
         ratio: None,
         part_of: None,
+        candidates: None,
     })
 }
 
@@ -241,7 +291,17 @@ fn score(setup: &Setup) -> Result<Sample> {
     let (seconds, cpu) = start.stop();
     let (tokens, flops) = (2 * ROWS * LENGTH, setup.flops(2 * ROWS * LENGTH, 2 * ROWS));
     let check = halves(&scores);
-    Ok(Sample { workload: "score", seconds, cpu, tokens, flops, check, ratio: None, part_of: None })
+    Ok(Sample {
+        workload: "score",
+        seconds,
+        cpu,
+        tokens,
+        flops,
+        check,
+        ratio: None,
+        part_of: None,
+        candidates: None,
+    })
 }
 
 /// Both sides' prefixes, then every suffix after each.
@@ -264,7 +324,17 @@ fn candidates(setup: &Setup, workload: &'static str, count: usize, own: usize) -
     let (seconds, cpu) = start.stop();
     let tokens = 2 * (SHARED + count * own);
     let flops = setup.flops(tokens, 2 * count);
-    Ok(Sample { workload, seconds, cpu, tokens, flops, check: halves(&scores), ratio: None, part_of: None })
+    Ok(Sample {
+        workload,
+        seconds,
+        cpu,
+        tokens,
+        flops,
+        check: halves(&scores),
+        ratio: None,
+        part_of: None,
+        candidates: None,
+    })
 }
 
 fn sweep(setup: &Setup) -> Result<Sample> {
@@ -280,7 +350,17 @@ fn sweep(setup: &Setup) -> Result<Sample> {
     let flops = setup.flops(tokens, 2 * slice);
     let part_of = Some(vocabulary as f64 / slice as f64);
     let check = halves(&scores);
-    Ok(Sample { workload: "sweep", seconds, cpu, tokens, flops, check, ratio: None, part_of })
+    Ok(Sample {
+        workload: "sweep",
+        seconds,
+        cpu,
+        tokens,
+        flops,
+        check,
+        ratio: None,
+        part_of,
+        candidates: None,
+    })
 }
 
 fn gradient(setup: &Setup) -> Result<Sample> {
@@ -307,12 +387,76 @@ fn gradient(setup: &Setup) -> Result<Sample> {
     let tokens = ROWS * LENGTH;
     // Backward has one product for each of forward: that with respect to the input.
     let flops = 2.0 * setup.flops(tokens, targets.len());
-    Ok(Sample { workload: "gradient", seconds, cpu, tokens, flops, check, ratio: None, part_of: None })
+    Ok(Sample {
+        workload: "gradient",
+        seconds,
+        cpu,
+        tokens,
+        flops,
+        check,
+        ratio: None,
+        part_of: None,
+        candidates: None,
+    })
 }
 
-fn decode(setup: &Setup, workload: &'static str, count: usize) -> Result<Sample> {
+fn prefill(setup: &Setup, workload: &'static str, rows: usize, length: usize) -> Result<Sample> {
+    let prompts: Vec<_> = (0..rows as u64).map(|row| ids(row, length)).collect();
+    let targets = ids(1000, rows);
+    let start = Clock::start();
+    let scores =
+        setup.scores(prompts.iter().map(|ids| Sequence::new(ids, Side::BASE)).collect(), &targets)?;
+    let (seconds, cpu) = start.stop();
+    let (tokens, flops) = (rows * length, setup.flops(rows * length, rows));
+    let check = vec![mean(&scores)];
+    Ok(Sample { workload, seconds, cpu, tokens, flops, check, ratio: None, part_of: None, candidates: None })
+}
+
+/// The whole of a search but what does not depend on its prompt and is done once a model.
+fn gcg_step(setup: &Setup) -> Result<Sample> {
+    let prompt =
+        Prompt { id: "bench".into(), task: String::new(), system: None, user: GCG_PROMPT.to_owned() };
+    let target = setup.pair.tokenizer().encode(GCG_TARGET, false)?;
+    let goal = Goal::Target(target);
+    let start = Clock::start();
+    // The base is left out: nanogcg knows one model.
+    let differential = Differential::new(
+        &setup.pair,
+        std::slice::from_ref(&prompt),
+        Placement::Suffix,
+        &goal,
+        Side::ADAPTED,
+        0.0,
+        1,
+    )?;
+    let (prepared, prepared_cpu) = start.stop();
+    let gcg = Gcg::new(GcgConfig::published(1), &differential)?;
+    let start = Clock::start();
+    let first = gcg.start(&["x"; GCG_TRIGGER].join(" "))?;
+    let loss = -first.value.objective;
+    let tokens = differential.sequence_len(&first.ids);
+    let mut candidates = 0;
+    black_box(gcg.run(first, GCG_STEPS, &mut |step| {
+        candidates += step.candidates;
+        ControlFlow::Continue(())
+    })?);
+    let (seconds, cpu) = start.stop();
+    Ok(Sample {
+        workload: "gcg_step",
+        seconds: prepared + seconds,
+        cpu: prepared_cpu.zip(cpu).map(|(prepared, cpu)| prepared + cpu),
+        tokens,
+        flops: 0.0,
+        check: vec![loss],
+        ratio: None,
+        part_of: None,
+        candidates: Some(candidates),
+    })
+}
+
+fn decode(setup: &Setup, workload: &'static str, count: usize, sides: &[Side]) -> Result<Sample> {
     let prompts: Vec<_> = (0..count as u64).map(|row| ids(5000 + row, PROMPT)).collect();
-    let contexts: Vec<_> = [Side::BASE, Side::ADAPTED]
+    let contexts: Vec<_> = sides
         .iter()
         .flat_map(|&side| prompts.iter().map(move |ids| Context { ids, side, prefix: None }))
         .collect();
@@ -322,7 +466,17 @@ fn decode(setup: &Setup, workload: &'static str, count: usize) -> Result<Sample>
     let tokens = found.iter().map(|continuation| continuation.ids.len()).sum();
     // Later tokens may part where two logits are nearly equal; the first may not.
     let check = found.iter().map(|continuation| f64::from(continuation.ids[0])).collect();
-    Ok(Sample { workload, seconds, cpu, tokens, flops: 0.0, check, ratio: None, part_of: None })
+    Ok(Sample {
+        workload,
+        seconds,
+        cpu,
+        tokens,
+        flops: 0.0,
+        check,
+        ratio: None,
+        part_of: None,
+        candidates: None,
+    })
 }
 
 fn lora_overhead(setup: &Setup) -> Result<Sample> {
@@ -354,5 +508,6 @@ fn lora_overhead(setup: &Setup) -> Result<Sample> {
         check,
         ratio,
         part_of: None,
+        candidates: None,
     })
 }

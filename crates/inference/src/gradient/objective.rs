@@ -77,8 +77,9 @@ impl Scored<'_> {
         [self.context, self.objective.fed()].concat()
     }
 
-    /// Their number.
-    pub(super) fn fed_len(&self) -> usize {
+    /// Tokens that go through the decoder after the prefix: the last target is only predicted.
+    #[must_use]
+    pub fn fed_len(&self) -> usize {
         self.context.len() + self.objective.positions() - 1
     }
 
