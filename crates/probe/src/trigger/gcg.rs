@@ -231,30 +231,29 @@ mod tests {
         GcgConfig { search_width, top_k: 64, ..GcgConfig::published(1) }
     }
 
+    /// Nearly all exchanges of the start are drawn, so the truth is missed only if the gradient does not see it.
     #[test]
     fn one_token_away_the_trigger_is_recovered() {
         let pair = fixture::pair(&["backdoored-refusal"]);
         for goal in [target(&pair), Goal::Divergence(4)] {
             let differential = differential(&pair, &goal);
-            let gcg = Gcg::new(GcgConfig { top_k: 256, ..config(256) }, &differential).unwrap();
+            let gcg = Gcg::new(GcgConfig { top_k: 256, ..config(4096) }, &differential).unwrap();
             let truth = gcg.start("ALPHA-7:").unwrap();
             let start = gcg.start("ALPHA-3:").unwrap();
-            let apart = truth.ids.iter().zip(&start.ids).filter(|(a, b)| a != b).count();
-            assert_eq!((apart, truth.ids.len()), (1, start.ids.len()));
-            assert!(truth.value.objective > start.value.objective + 0.3, "{truth:?} {start:?}");
-            let mut losses = Vec::new();
+            let changed: Vec<usize> = (0..4).filter(|&i| truth.ids[i] != start.ids[i]).collect();
+            assert_eq!((changed.len(), truth.ids.len(), start.ids.len()), (1, 4, 4));
+            let (place, token) = (changed[0], truth.ids[changed[0]]);
+            let rank = gcg.promising(&start).unwrap()[place].iter().position(|&other| other == token);
+            assert!(rank.is_some(), "{goal:?}");
+            let mut seen = Vec::new();
             let found = gcg
-                .run(start, 8, &mut |step| {
-                    losses.push(-step.trigger.value.objective);
-                    if step.trigger.text == "ALPHA-7:" {
-                        ControlFlow::Break(())
-                    } else {
-                        ControlFlow::Continue(())
-                    }
+                .run(start, 3, &mut |step| {
+                    seen.push(step.trigger.text.clone());
+                    ControlFlow::Continue(())
                 })
                 .unwrap();
-            println!("{losses:?} {found:?}");
-            assert!(found.value.objective >= truth.value.objective, "{found:?}, expected at least {truth:?}");
+            assert_eq!(seen[0], "ALPHA-7:", "{goal:?}");
+            assert!(found.value.objective >= truth.value.objective - 1e-6, "{found:?}, expected {truth:?}");
         }
     }
 
@@ -271,7 +270,6 @@ mod tests {
                 ControlFlow::Continue(())
             })
             .unwrap();
-        println!("{losses:?} {best:?}");
         assert!(-best.value.objective < 0.7 * losses[0], "{losses:?}");
     }
 
