@@ -38,9 +38,9 @@ class Peer:
             raise SystemExit(f"llama.cpp cannot load {path}")
         self.vocabulary = ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(self.model))
         settings = ll.llama_context_default_params()
-        settings.n_ctx = ROWS * 256
+        settings.n_ctx = ROWS * (LONG + NEW)
         settings.n_batch, settings.n_seq_max = BATCH, ROWS
-        # One buffer for all sequences: attention over the cells that a sequence uses, not over a share each.
+        # A cache for each sequence: in a common one every sequence would attend over the cells of all.
         settings.kv_unified = False
         settings.no_perf = True
         self.context = ll.llama_init_from_model(self.model, settings)
