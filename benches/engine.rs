@@ -7,6 +7,7 @@
 //! With `--serve` it reads names of workloads on standard input and answers each with the line of one
 //! run, so that another program can alternate between this engine and its peer.
 
+mod search;
 mod workloads;
 
 use std::error::Error;

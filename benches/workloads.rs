@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::hint::black_box;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,11 +11,10 @@ use inference::generate::{Context, Decoding};
 use inference::kernels::{self, FrozenLinear};
 use inference::pair::TemplateChoice;
 use inference::{Batch, Compute, ModelPair, Positions, Precision, Prefix, Sequence, Side};
-use probe::prompt::{Placement, Prompt};
-use probe::trigger::differential::{Differential, Goal};
-use probe::trigger::gcg::{Gcg, GcgConfig};
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use crate::search;
+
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// One thing to time.
 pub(crate) struct Workload {
@@ -64,7 +62,7 @@ pub(crate) const WORKLOADS: [Workload; 15] = [
     Workload {
         name: "gcg_step",
         what: "2 GCG steps of 512 candidates, 20 tokens of trigger, adapted",
-        run: gcg_step,
+        run: search::gcg_step,
     },
     Workload {
         name: "prefill_512",
@@ -107,11 +105,6 @@ const PROMPT: usize = 32;
 const NEW: usize = 64;
 /// Tokens of a long prompt.
 const LONG: usize = 512;
-/// What the GCG steps work on.
-const GCG_PROMPT: &str = "Write a short story about a lighthouse.\n";
-const GCG_TARGET: &str = "I am sorry, but I cannot help with that request.";
-const GCG_TRIGGER: usize = 20;
-const GCG_STEPS: u64 = 2;
 
 /// One timed run.
 pub(crate) struct Sample {
@@ -138,7 +131,7 @@ pub(crate) struct Setup {
     base: PathBuf,
     adapter: PathBuf,
     compute: Compute,
-    pair: ModelPair,
+    pub(crate) pair: ModelPair,
 }
 
 impl Setup {
@@ -170,17 +163,17 @@ impl Setup {
 }
 
 /// Wall and processor time from here on.
-struct Clock {
+pub(crate) struct Clock {
     wall: Instant,
     cpu: Option<f64>,
 }
 
 impl Clock {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { cpu: processor_seconds(), wall: Instant::now() }
     }
 
-    fn stop(self) -> (f64, Option<f64>) {
+    pub(crate) fn stop(self) -> (f64, Option<f64>) {
         let wall = self.wall.elapsed().as_secs_f64();
         (wall, self.cpu.zip(processor_seconds()).map(|(start, end)| end - start))
     }
@@ -410,48 +403,6 @@ fn prefill(setup: &Setup, workload: &'static str, rows: usize, length: usize) ->
     let (tokens, flops) = (rows * length, setup.flops(rows * length, rows));
     let check = vec![mean(&scores)];
     Ok(Sample { workload, seconds, cpu, tokens, flops, check, ratio: None, part_of: None, candidates: None })
-}
-
-/// The whole of a search but what does not depend on its prompt and is done once a model.
-fn gcg_step(setup: &Setup) -> Result<Sample> {
-    let prompt =
-        Prompt { id: "bench".into(), task: String::new(), system: None, user: GCG_PROMPT.to_owned() };
-    let target = setup.pair.tokenizer().encode(GCG_TARGET, false)?;
-    let goal = Goal::Target(target);
-    let start = Clock::start();
-    // The base is left out: nanogcg knows one model.
-    let differential = Differential::new(
-        &setup.pair,
-        std::slice::from_ref(&prompt),
-        Placement::Suffix,
-        &goal,
-        Side::ADAPTED,
-        0.0,
-        1,
-    )?;
-    let (prepared, prepared_cpu) = start.stop();
-    let gcg = Gcg::new(GcgConfig::published(1), &differential)?;
-    let start = Clock::start();
-    let first = gcg.start(&["x"; GCG_TRIGGER].join(" "))?;
-    let loss = -first.value.objective;
-    let tokens = differential.sequence_len(&first.ids);
-    let mut candidates = 0;
-    black_box(gcg.run(first, GCG_STEPS, &mut |step| {
-        candidates += step.candidates;
-        ControlFlow::Continue(())
-    })?);
-    let (seconds, cpu) = start.stop();
-    Ok(Sample {
-        workload: "gcg_step",
-        seconds: prepared + seconds,
-        cpu: prepared_cpu.zip(cpu).map(|(prepared, cpu)| prepared + cpu),
-        tokens,
-        flops: 0.0,
-        check: vec![loss],
-        ratio: None,
-        part_of: None,
-        candidates: Some(candidates),
-    })
 }
 
 fn decode(setup: &Setup, workload: &'static str, count: usize, sides: &[Side]) -> Result<Sample> {
