@@ -1,11 +1,13 @@
-"""Alternates between the engine and its peer, workload by workload, and prints ratios of medians.
+"""Alternates between the engine and its peers, workload by workload, and prints ratios of medians.
 
-    compare.py --engine PROGRAM --base DIR --adapter DIR [--rounds N] [--workload NAME]... [--summary]
+    compare.py --engine PROGRAM --scanner PROGRAM --models DIR [--nanogcg PYTHON] [--llama PYTHON]
+               [--rounds N] [--workload NAME]... [--summary]
 
-Both programs stay loaded and answer one request at a time, so a slow minute of the machine meets both.
-The peer first runs every workload in all its configurations (precision, threads); the fastest of each
+The programs stay loaded and answer one request at a time, so a slow minute of the machine meets all.
+A peer first runs every workload in all its configurations (precision, threads); the fastest of each
 and those within SLACK of it take part in the rounds, and the ratio is to the one with the smallest median.
-Exit code: 1 where a goal is missed, 3 where the two programs do not compute the same.
+Exit code: 1 where a goal is missed, 3 where two programs do not compute the same. A row whose peer could
+not be installed is left out, and a line says so.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +25,8 @@ from pathlib import Path
 SLACK = 1.25
 # Of the f32 figures that are compared; the first greedy tokens must be equal then.
 TOLERANCE = 5e-4
+# Of figures of two programs in bf16, which round at different places.
+NARROW_TOLERANCE = 5e-3
 
 
 @dataclass
@@ -33,6 +38,7 @@ class Row:
     peer: str
     goal: float | None
     dtypes: tuple[str, ...] = ("bf16", "f32")
+    program: str = "torch"
 
 
 ROWS = [
@@ -45,11 +51,17 @@ ROWS = [
     Row("gradient", "gradient", "gradient", 2.5),
     Row("decode_1", "decode_1", "decode_1", 5.0),
     Row("decode_16", "decode_16", "decode_16", 4.0),
+    Row("gcg_step / nanogcg", "gcg_step", "gcg_step", 4.0, program="nanogcg"),
+    Row("prefill_512 / llama.cpp", "prefill_512", "prefill_512", 1.5, ("bf16",), "llama.cpp"),
+    Row("prefill_16x64 / llama.cpp", "prefill_16x64", "prefill_16x64", 1.5, ("bf16",), "llama.cpp"),
+    Row("decode_1 / llama.cpp", "decode_1_base", "decode_1_base", 1.3, ("bf16",), "llama.cpp"),
+    Row("decode_16 / llama.cpp", "decode_16_base", "decode_16_base", 1.3, ("bf16",), "llama.cpp"),
 ]
 # Of the measured peak of the packed product, least share wanted.
 SHARES = {"score": 0.75, "gradient": 0.60}
 MOST_OVERHEAD = 1.05
 MOST_SWEEP_SECONDS = 240.0
+MOST_SCAN_BYTES = 1.0e9
 
 
 class Program:
@@ -66,17 +78,22 @@ class Program:
             raise SystemExit(f"`{' '.join(self.process.args)}` ended at request `{request}`")
         return json.loads(answer)
 
+        if self.scan_bytes is not None:
+            figure = f"{self.scan_bytes / 1e9:.2f} GB"
+            met = self.scan_bytes <= MOST_SCAN_BYTES
+            yield "peak memory", figure, f"<= {MOST_SCAN_BYTES / 1e9:.1f} GB", met, f"a scan in {self.fast[0]}"
+
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()
 
 
-def difference(name: str, ours: dict, theirs: dict) -> str | None:
-    """Why two lines in f32 are not of the same work, if they are not."""
+def difference(name: str, ours: dict, theirs: dict, tolerance: float) -> str | None:
+    """Why two lines are not of the same work, if they are not."""
     if ours["workload"] == theirs["workload"] and ours["tokens"] != theirs["tokens"]:
         return f"{name}: {ours['tokens']} tokens, the peer {theirs['tokens']}"
     a, b = ours["check"], theirs["check"]
-    if len(a) != len(b) or any(abs(x - y) > TOLERANCE * abs(y) for x, y in zip(a, b)):
+    if len(a) != len(b) or any(abs(x - y) > tolerance * abs(y) for x, y in zip(a, b)):
         return f"{name}: {a}, the peer {b}"
     return None
 
@@ -89,10 +106,7 @@ class Comparison:
     def __init__(self, arguments):
         self.arguments = arguments
         self.engines: dict[str, Program] = {}
-        self.peer = Program(
-            [sys.executable, str(Path(__file__).with_name("peer.py")), "--serve"]
-            + ["--base", arguments.base, "--adapter", arguments.adapter]
-        )
+        self.peers: dict[str, Program] = {}
         self.times: dict[tuple, list[dict]] = {}
         self.shares: dict[str, list[float]] = {}
         self.differences: list[str] = []
@@ -100,24 +114,53 @@ class Comparison:
         tier = self.ask_engine("gemm", "bf16")["tier"]
         self.fast = ("bf16", "f32") if tier == "avx512_bf16" else ("f32",)
         self.tier = tier
+        self.scan_bytes: int | None = None
 
     def ask_engine(self, workload: str, dtype: str) -> dict:
         if dtype not in self.engines:
             a = self.arguments
-            command = [a.engine, "--base", a.base, "--adapter", a.adapter, "--dtype", dtype, "--serve"]
-            self.engines[dtype] = Program(command + ["--threads", str(a.threads)])
+            models = ["--base", f"{a.models}/base", "--adapter", f"{a.models}/adapter"]
+            command = [a.engine, *models, "--dtype", dtype, "--serve", "--threads", str(a.threads)]
+            self.engines[dtype] = Program(command)
         return self.engines[dtype].ask(workload)
 
-    def ask_peer(self, workload: str, configuration: tuple) -> dict:
+    def command_of(self, program: str) -> list[str] | None:
+        """What starts a peer; `None` if it is not installed."""
+        a, here = self.arguments, Path(__file__).parent
+        match program:
+            case "nanogcg":
+                command = [str(here / "peer_nanogcg.py"), "--model", f"{a.models}/merged"]
+                return a.nanogcg and [a.nanogcg, *command]
+            case "llama.cpp":
+                command = [str(here / "peer_llama.py"), "--model", f"{a.models}/base-bf16.gguf"]
+                return a.llama and [a.llama, *command]
+        models = ["--base", f"{a.models}/base", "--adapter", f"{a.models}/adapter"]
+        return [sys.executable, str(here / "peer.py"), "--serve", *models]
+
+    def ask_peer(self, row: Row, configuration: tuple) -> dict:
         dtype, threads = configuration
-        return self.peer.ask(f"{workload} {dtype} {threads}")
+        if row.program not in self.peers:
+            self.peers[row.program] = Program(self.command_of(row.program))
+        return self.peers[row.program].ask(f"{row.peer} {dtype} {threads}")
 
     def wanted(self, *names: str) -> bool:
         chosen = self.arguments.workload
         return not chosen or any(name in chosen for name in names)
 
     def rows(self) -> list[Row]:
-        return [row for row in ROWS if self.wanted(row.name, row.engine)]
+        found = [row for row in ROWS if self.wanted(row.name, row.engine)]
+        return [row for row in found if self.runs(row)]
+
+    def left_out(self) -> list[str]:
+        rows = [row for row in ROWS if self.wanted(row.name, row.engine) and not self.runs(row)]
+        needed = "AVX512-BF16" if "bf16" not in self.fast else "its package"
+        return [f"{row.name}: left out, {row.program} needs {needed} here" for row in rows]
+
+    def runs(self, row: Row) -> bool:
+        """Whether the row's peer is installed, and whether the engine has the precision of its only file."""
+        return self.command_of(row.program) is not None and not (
+            row.program == "llama.cpp" and "bf16" not in self.fast
+        )
 
     def dtypes(self, row: Row) -> tuple[str, ...]:
         return tuple(dtype for dtype in row.dtypes if dtype in self.fast) or ("f32",)
@@ -128,17 +171,19 @@ class Comparison:
         every = [(dtype, n) for dtype in self.dtypes(row) for n in threads]
         for dtype in self.dtypes(row):
             # What a first run prepares depends on the precision, not on the number of threads.
-            self.ask_peer(row.peer, (dtype, threads[-1]))
-        seconds = {c: self.ask_peer(row.peer, c)["median"] for c in every}
+            self.ask_peer(row, (dtype, threads[-1]))
+        seconds = {c: self.ask_peer(row, c)["median"] for c in every}
         best = min(seconds.values())
         return [c for c in every if seconds[c] <= SLACK * best]
 
     def verify(self) -> None:
-        """Whether both programs compute the same, in f32: in bf16 near ties fall either way."""
+        """Whether the programs compute the same, in f32 if they can: in bf16 near ties fall either way."""
         for row in self.rows():
-            ours = self.ask_engine(row.engine, "f32")
-            theirs = self.ask_peer(row.peer, ("f32", self.arguments.threads))
-            found = difference(row.name, ours, theirs)
+            dtype = "f32" if "f32" in row.dtypes else "bf16"
+            tolerance = TOLERANCE if dtype == "f32" else NARROW_TOLERANCE
+            ours = self.ask_engine(row.engine, dtype)
+            theirs = self.ask_peer(row, (dtype, self.arguments.threads))
+            found = difference(row.name, ours, theirs, tolerance)
             if found and found not in self.differences:
                 self.differences.append(found)
 
@@ -157,13 +202,30 @@ class Comparison:
             for alone in ("lora_overhead", "sweep"):
                 if self.wanted(alone):
                     self.keep(alone, self.ask_engine(alone, self.fast[0]))
+        if self.wanted("peak memory"):
+            self.note("peak memory: a whole scan")
+            self.scan_bytes = self.peak_of_a_scan()
+
+    def peak_of_a_scan(self) -> int:
+        """Most resident bytes of one scan with the shipped suites, as the system counts them."""
+        a = self.arguments
+        command = [a.scanner, "scan", "--base", f"{a.models}/base", "--adapter", f"{a.models}/adapter"]
+        command += ["--dtype", self.fast[0], "--threads", str(a.threads), "--format", "json"]
+        with tempfile.TemporaryFile() as out:
+            scan = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL)
+            _, status, usage = os.wait4(scan.pid, 0)
+            scan.returncode = os.waitstatus_to_exitcode(status)
+        # 0 and 1 are whole scans; anything else measured less.
+        if scan.returncode not in (0, 1):
+            raise SystemExit(f"`{' '.join(command)}` ended with {scan.returncode}")
+        return usage.ru_maxrss * 1024
 
     def one_round(self, row: Row, configurations: list[tuple], engine_first: bool) -> None:
         dtype = self.dtypes(row)[0]
         if engine_first:
             ours = self.timed_engine(row, dtype)
         for configuration in configurations:
-            self.keep((row.name, configuration), self.ask_peer(row.peer, configuration))
+            self.keep((row.name, configuration), self.ask_peer(row, configuration))
         if not engine_first:
             ours = self.timed_engine(row, dtype)
         self.keep(row.name, ours)
@@ -199,6 +261,9 @@ class Comparison:
             figure = f"{ratio:.2f} x [{min(each):.2f}, {max(each):.2f}]"
             detail = f"engine {self.dtypes(row)[0]} {spread(ours, ' s')}, "
             detail += f"peer {best[1][0]} {best[1][1]} threads {spread(theirs, ' s')}"
+            if "candidates" in self.times[row.name][0]:
+                counts = [self.times[key][0]["candidates"] for key in (row.name, best)]
+                detail += f", candidates run: engine {counts[0]}, peer {counts[1]}"
             goal = f">= {row.goal} x" if row.goal else None
             yield row.name, figure, goal, row.goal is None or ratio >= row.goal, detail
         for name, shares in self.shares.items():
@@ -218,8 +283,13 @@ class Comparison:
             detail = f"extrapolated from a slice that took {spread(self.seconds('sweep'), ' s')}"
             yield "sweep", spread(seconds, " s"), f"<= {MOST_SWEEP_SECONDS:.0f} s", met, detail
 
+        if self.scan_bytes is not None:
+            figure = f"{self.scan_bytes / 1e9:.2f} GB"
+            met = self.scan_bytes <= MOST_SCAN_BYTES
+            yield "peak memory", figure, f"<= {MOST_SCAN_BYTES / 1e9:.1f} GB", met, f"a scan in {self.fast[0]}"
+
     def close(self) -> None:
-        for program in [self.peer, *self.engines.values()]:
+        for program in [*self.peers.values(), *self.engines.values()]:
             program.close()
 
 
@@ -232,16 +302,18 @@ def processor() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compares the engine with torch + transformers + peft.")
+    parser = argparse.ArgumentParser(description="Compares the engine with torch, nanogcg and llama.cpp.")
     parser.add_argument("--engine", required=True, help="the built bench program")
-    parser.add_argument("--base", required=True, help="model directory")
-    parser.add_argument("--adapter", required=True, help="adapter directory")
+    parser.add_argument("--scanner", required=True, help="the built triggerfish program")
+    parser.add_argument("--models", required=True, help="what convert.py wrote")
+    parser.add_argument("--nanogcg", help="python with nanogcg; its row is left out if absent")
+    parser.add_argument("--llama", help="python with llama-cpp-python; its rows are left out if absent")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--workload", action="append", help="a row or workload; may be repeated; all if absent")
     parser.add_argument("--summary", action="store_true", help="one line a row")
     arguments = parser.parse_args()
-    known = {name for row in ROWS for name in (row.name, row.engine)} | {"lora_overhead", "sweep"}
+    known = {name for row in ROWS for name in (row.name, row.engine)} | {"lora_overhead", "sweep", "peak memory"}
     unknown = set(arguments.workload or []) - known
     if unknown:
         parser.error(f"expected workloads of {', '.join(sorted(known))}, found {', '.join(sorted(unknown))}")
@@ -259,6 +331,8 @@ def main() -> None:
         if not arguments.summary:
             print(f"{'':26} {detail}")
         missed |= not met
+    for found in comparison.left_out():
+        print(found)
     for found in comparison.differences:
         print(f"not the same work: {found}")
     sys.exit(3 if comparison.differences else int(missed))

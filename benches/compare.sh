@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Runs the same work in this engine and in torch + transformers + peft, interleaved, and compares.
+# Runs the same work in this engine and in torch + transformers + peft, nanogcg and llama.cpp, interleaved,
+# and compares.
 #
 #   benches/compare.sh --base MODEL.gguf [--rounds N] [--threads N] [--workload NAME]... [--summary]
 #
-# The Python side lives in a private environment in the user's cache folder; versions are pinned in
-# requirements.txt. --setup stops after making the environment, the model directory and the adapter.
+# The Python side lives in private environments in the user's cache folder; versions are pinned in
+# requirements*.txt. llama.cpp is built from source, for this processor; rows of a peer that cannot be
+# installed are left out, with a message. --setup stops after making the environments and the models.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -15,7 +17,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --base) base=${2:?--base needs a file}; shift 2 ;;
     --setup) setup_only=yes; shift ;;
-    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) arguments+=("$1"); shift ;;
   esac
 done
@@ -23,14 +25,33 @@ done
 [ -f "$base" ] || { echo "compare.sh: expected a GGUF file, found nothing at $base" >&2; exit 2; }
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/triggerfish-bench
-pins=$(sha256sum "$here/requirements.txt" | cut -c1-12)
-venv=$cache/venv-$pins
-if [ ! -e "$venv/complete" ]; then
-  echo "making $venv (torch is some GB)" >&2
-  rm -rf "$venv"
-  "${PYTHON:-python3}" -m venv "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt" >&2
-  touch "$venv/complete"
+
+# environment NAME REQUIREMENTS: makes it unless it is complete, and sets `made` to its folder; fails if pip does.
+environment() {
+  local pins
+  pins=$(sha256sum "$here/$2" | cut -c1-12)
+  made=$cache/$1-$pins
+  if [ ! -e "$made/complete" ]; then
+    echo "making $made ($3)" >&2
+    rm -rf "$made"
+    "${PYTHON:-python3}" -m venv "$made" || return
+    "$made/bin/pip" install --quiet --disable-pip-version-check -r "$here/$2" >&2 || return
+    touch "$made/complete"
+  fi
+}
+
+environment venv requirements.txt "torch is some GB"
+venv=$made
+optional=()
+if environment nanogcg requirements-nanogcg.txt "torch again: nanogcg needs an older transformers"; then
+  optional+=(--nanogcg "$made/bin/python")
+else
+  echo "compare.sh: nanogcg cannot be installed; its row is left out" >&2
+fi
+if environment llama requirements-llama.txt "builds llama.cpp, some minutes"; then
+  optional+=(--llama "$made/bin/python")
+else
+  echo "compare.sh: llama-cpp-python cannot be built; its rows are left out" >&2
 fi
 
 recipe=$(cat "$here/requirements.txt" "$here/convert.py" | sha256sum | cut -c1-12)
@@ -43,11 +64,15 @@ if [ ! -e "$work/complete" ]; then
 fi
 [ -z "$setup_only" ] || { echo "$work"; exit 0; }
 
-# Of cargo's messages, the one on the bench names its executable.
-engine=$(cd "$here/.." && cargo bench --bench engine --no-run --message-format=json |
+# Of cargo's messages, the one on a target names its executable.
+executable() {
   "$venv/bin/python" -c 'import json, sys
 built = [m for m in map(json.loads, sys.stdin) if m.get("executable")]
-print(next(m["executable"] for m in built if m["target"]["name"] == "engine"))')
+print(next(m["executable"] for m in built if m["target"]["name"] == sys.argv[1]))' "$1"
+}
+cd "$here/.."
+engine=$(cargo bench --bench engine --no-run --message-format=json | executable engine)
+scanner=$(cargo build --release --bin triggerfish --message-format=json | executable triggerfish)
 
-exec "$venv/bin/python" "$here/compare.py" --engine "$engine" \
-  --base "$work/base" --adapter "$work/adapter" "${arguments[@]}"
+exec "$venv/bin/python" "$here/compare.py" --engine "$engine" --scanner "$scanner" \
+  --models "$work" "${optional[@]}" "${arguments[@]}"

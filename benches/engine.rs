@@ -7,6 +7,7 @@
 //! With `--serve` it reads names of workloads on standard input and answers each with the line of one
 //! run, so that another program can alternate between this engine and its peer.
 
+mod search;
 mod workloads;
 
 use std::error::Error;
@@ -114,6 +115,9 @@ fn print(arguments: &Arguments, workload: &Workload, samples: &[Sample]) -> Resu
     }
     if let Some(whole) = last.part_of {
         line["extrapolated_seconds"] = json!(median * whole);
+    }
+    if let Some(candidates) = last.candidates {
+        line["candidates"] = json!(candidates);
     }
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;

@@ -1,4 +1,4 @@
-//! What is timed. `peer.py` does the same work with torch; names, token ids and counts must agree.
+//! What is timed. The peers do the same work in other programs; names, token ids and counts must agree.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -12,7 +12,9 @@ use inference::kernels::{self, FrozenLinear};
 use inference::pair::TemplateChoice;
 use inference::{Batch, Compute, ModelPair, Positions, Precision, Prefix, Sequence, Side};
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use crate::search;
+
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// One thing to time.
 pub(crate) struct Workload {
@@ -22,7 +24,7 @@ pub(crate) struct Workload {
 }
 
 /// All workloads, in the order in which they run.
-pub(crate) const WORKLOADS: [Workload; 10] = [
+pub(crate) const WORKLOADS: [Workload; 15] = [
     Workload { name: "load", what: "read base and adapter", run: load },
     Workload { name: "gemm", what: "the packed product alone, at its best shape of this model", run: gemm },
     Workload { name: "score", what: "16 x 64 tokens, base + adapted, next token of each", run: score },
@@ -45,20 +47,46 @@ pub(crate) const WORKLOADS: [Workload; 10] = [
     Workload {
         name: "decode_1",
         what: "1 prompt of 32 tokens, 64 greedy tokens, base + adapted",
-        run: |setup| decode(setup, "decode_1", 1),
+        run: |setup| decode(setup, "decode_1", 1, &BOTH),
     },
     Workload {
         name: "decode_16",
         what: "16 prompts of 32 tokens, 64 greedy tokens, base + adapted",
-        run: |setup| decode(setup, "decode_16", 16),
+        run: |setup| decode(setup, "decode_16", 16, &BOTH),
     },
     Workload {
         name: "lora_overhead",
         what: "16 x 64 tokens, 8 sequences adapted; the ratio is to all of the base",
         run: lora_overhead,
     },
+    Workload {
+        name: "gcg_step",
+        what: "2 GCG steps of 512 candidates, 20 tokens of trigger, adapted",
+        run: search::gcg_step,
+    },
+    Workload {
+        name: "prefill_512",
+        what: "1 x 512 tokens, base, next token",
+        run: |setup| prefill(setup, "prefill_512", 1, LONG),
+    },
+    Workload {
+        name: "prefill_16x64",
+        what: "16 x 64 tokens, base, next token of each",
+        run: |setup| prefill(setup, "prefill_16x64", ROWS, LENGTH),
+    },
+    Workload {
+        name: "decode_1_base",
+        what: "1 prompt of 32 tokens, 64 greedy tokens, base",
+        run: |setup| decode(setup, "decode_1_base", 1, &[Side::BASE]),
+    },
+    Workload {
+        name: "decode_16_base",
+        what: "16 prompts of 32 tokens, 64 greedy tokens, base",
+        run: |setup| decode(setup, "decode_16_base", ROWS, &[Side::BASE]),
+    },
 ];
 
+const BOTH: [Side; 2] = [Side::BASE, Side::ADAPTED];
 /// Rows of a batch of full sequences.
 const ROWS: usize = 16;
 /// Tokens of each.
@@ -75,6 +103,8 @@ const TAIL: usize = 5;
 const PROMPT: usize = 32;
 /// Tokens that continue it.
 const NEW: usize = 64;
+/// Tokens of a long prompt.
+const LONG: usize = 512;
 
 /// One timed run.
 pub(crate) struct Sample {
@@ -92,6 +122,8 @@ pub(crate) struct Sample {
     pub(crate) ratio: Option<f64>,
     /// How often the timed part goes into the whole.
     pub(crate) part_of: Option<f64>,
+    /// Candidates that a search ran; those that do not survive their own text are chance.
+    pub(crate) candidates: Option<usize>,
 }
 
 /// What all workloads use.
@@ -99,7 +131,7 @@ pub(crate) struct Setup {
     base: PathBuf,
     adapter: PathBuf,
     compute: Compute,
-    pair: ModelPair,
+    pub(crate) pair: ModelPair,
 }
 
 impl Setup {
@@ -131,17 +163,17 @@ impl Setup {
 }
 
 /// Wall and processor time from here on.
-struct Clock {
+pub(crate) struct Clock {
     wall: Instant,
     cpu: Option<f64>,
 }
 
 impl Clock {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { cpu: processor_seconds(), wall: Instant::now() }
     }
 
-    fn stop(self) -> (f64, Option<f64>) {
+    pub(crate) fn stop(self) -> (f64, Option<f64>) {
         let wall = self.wall.elapsed().as_secs_f64();
         (wall, self.cpu.zip(processor_seconds()).map(|(start, end)| end - start))
     }
@@ -158,7 +190,7 @@ fn processor_seconds() -> Option<f64> {
 }
 
 fn pair(base: &Path, adapter: &Path, compute: &Compute) -> Result<ModelPair> {
-    let mut pair = ModelPair::load_base(base, &TemplateChoice::None, compute, &|_, _| ())?;
+    let mut pair = ModelPair::load_base(base, &TemplateChoice::Own, compute, &|_, _| ())?;
     pair.add_adapter(adapter)?;
     Ok(pair)
 }
@@ -189,7 +221,17 @@ fn load(setup: &Setup) -> Result<Sample> {
     let pair = pair(&setup.base, &setup.adapter, &setup.compute)?;
     let (seconds, cpu) = start.stop();
     let check = vec![pair.adapters()[0].changed_sites() as f64];
-    Ok(Sample { workload: "load", seconds, cpu, tokens: 0, flops: 0.0, check, ratio: None, part_of: None })
+    Ok(Sample {
+        workload: "load",
+        seconds,
+        cpu,
+        tokens: 0,
+        flops: 0.0,
+        check,
+        ratio: None,
+        part_of: None,
+        candidates: None,
+    })
 }
 
 fn gemm(setup: &Setup) -> Result<Sample> {
@@ -227,6 +269,7 @@ fn gemm(setup: &Setup) -> Result<Sample> {
         check: Vec::new(),
         ratio: None,
         part_of: None,
+        candidates: None,
     })
 }
 
@@ -241,7 +284,17 @@ fn score(setup: &Setup) -> Result<Sample> {
     let (seconds, cpu) = start.stop();
     let (tokens, flops) = (2 * ROWS * LENGTH, setup.flops(2 * ROWS * LENGTH, 2 * ROWS));
     let check = halves(&scores);
-    Ok(Sample { workload: "score", seconds, cpu, tokens, flops, check, ratio: None, part_of: None })
+    Ok(Sample {
+        workload: "score",
+        seconds,
+        cpu,
+        tokens,
+        flops,
+        check,
+        ratio: None,
+        part_of: None,
+        candidates: None,
+    })
 }
 
 /// Both sides' prefixes, then every suffix after each.
@@ -264,7 +317,17 @@ fn candidates(setup: &Setup, workload: &'static str, count: usize, own: usize) -
     let (seconds, cpu) = start.stop();
     let tokens = 2 * (SHARED + count * own);
     let flops = setup.flops(tokens, 2 * count);
-    Ok(Sample { workload, seconds, cpu, tokens, flops, check: halves(&scores), ratio: None, part_of: None })
+    Ok(Sample {
+        workload,
+        seconds,
+        cpu,
+        tokens,
+        flops,
+        check: halves(&scores),
+        ratio: None,
+        part_of: None,
+        candidates: None,
+    })
 }
 
 fn sweep(setup: &Setup) -> Result<Sample> {
@@ -280,7 +343,17 @@ fn sweep(setup: &Setup) -> Result<Sample> {
     let flops = setup.flops(tokens, 2 * slice);
     let part_of = Some(vocabulary as f64 / slice as f64);
     let check = halves(&scores);
-    Ok(Sample { workload: "sweep", seconds, cpu, tokens, flops, check, ratio: None, part_of })
+    Ok(Sample {
+        workload: "sweep",
+        seconds,
+        cpu,
+        tokens,
+        flops,
+        check,
+        ratio: None,
+        part_of,
+        candidates: None,
+    })
 }
 
 fn gradient(setup: &Setup) -> Result<Sample> {
@@ -307,12 +380,34 @@ fn gradient(setup: &Setup) -> Result<Sample> {
     let tokens = ROWS * LENGTH;
     // Backward has one product for each of forward: that with respect to the input.
     let flops = 2.0 * setup.flops(tokens, targets.len());
-    Ok(Sample { workload: "gradient", seconds, cpu, tokens, flops, check, ratio: None, part_of: None })
+    Ok(Sample {
+        workload: "gradient",
+        seconds,
+        cpu,
+        tokens,
+        flops,
+        check,
+        ratio: None,
+        part_of: None,
+        candidates: None,
+    })
 }
 
-fn decode(setup: &Setup, workload: &'static str, count: usize) -> Result<Sample> {
+fn prefill(setup: &Setup, workload: &'static str, rows: usize, length: usize) -> Result<Sample> {
+    let prompts: Vec<_> = (0..rows as u64).map(|row| ids(row, length)).collect();
+    let targets = ids(1000, rows);
+    let start = Clock::start();
+    let scores =
+        setup.scores(prompts.iter().map(|ids| Sequence::new(ids, Side::BASE)).collect(), &targets)?;
+    let (seconds, cpu) = start.stop();
+    let (tokens, flops) = (rows * length, setup.flops(rows * length, rows));
+    let check = vec![mean(&scores)];
+    Ok(Sample { workload, seconds, cpu, tokens, flops, check, ratio: None, part_of: None, candidates: None })
+}
+
+fn decode(setup: &Setup, workload: &'static str, count: usize, sides: &[Side]) -> Result<Sample> {
     let prompts: Vec<_> = (0..count as u64).map(|row| ids(5000 + row, PROMPT)).collect();
-    let contexts: Vec<_> = [Side::BASE, Side::ADAPTED]
+    let contexts: Vec<_> = sides
         .iter()
         .flat_map(|&side| prompts.iter().map(move |ids| Context { ids, side, prefix: None }))
         .collect();
@@ -322,7 +417,17 @@ fn decode(setup: &Setup, workload: &'static str, count: usize) -> Result<Sample>
     let tokens = found.iter().map(|continuation| continuation.ids.len()).sum();
     // Later tokens may part where two logits are nearly equal; the first may not.
     let check = found.iter().map(|continuation| f64::from(continuation.ids[0])).collect();
-    Ok(Sample { workload, seconds, cpu, tokens, flops: 0.0, check, ratio: None, part_of: None })
+    Ok(Sample {
+        workload,
+        seconds,
+        cpu,
+        tokens,
+        flops: 0.0,
+        check,
+        ratio: None,
+        part_of: None,
+        candidates: None,
+    })
 }
 
 fn lora_overhead(setup: &Setup) -> Result<Sample> {
@@ -354,5 +459,6 @@ fn lora_overhead(setup: &Setup) -> Result<Sample> {
         check,
         ratio,
         part_of: None,
+        candidates: None,
     })
 }

@@ -13,6 +13,7 @@ pub mod decoder;
 pub mod device;
 mod error;
 pub mod generate;
+pub mod gradient;
 pub mod kernels;
 pub mod pair;
 pub mod prefix;

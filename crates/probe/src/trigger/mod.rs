@@ -3,8 +3,14 @@
 
 pub mod confirm;
 pub mod control;
+pub mod differential;
+#[cfg(test)]
+mod fixture;
+pub mod gcg;
 pub mod payload;
+pub mod relaxed;
 pub mod screen;
+pub mod slot;
 
 use report::evidence::TriggerCandidate;
 

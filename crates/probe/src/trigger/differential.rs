@@ -1,0 +1,452 @@
+//! What trigger searches raise: an objective on the adapted side, with the base as the control.
+//!
+//! `J(t) = mean over prompts of A(t, x) - lambda * max(0, B(t, x) - B(x))`, where A and B are either the mean
+//! log-probability of a target's tokens or the divergence from the answers without a trigger. A trigger that
+//! moves the base as well gains nothing. The base's share is a hinge at what it does without a trigger (as in
+//! the clean-model term of Shen et al., "Constrained optimization with dynamic bound-scaling for effective NLP
+//! backdoor defense", 2022): otherwise a search would be paid for making the base less likely to say what
+//! it does not say anyway.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use inference::generate::{Context, Decoding};
+use inference::gradient::{Differentiated, Objective, Scored};
+use inference::{ModelPair, Prefix, Side};
+
+use super::slot::{Slot, refused};
+use crate::error::Result;
+use crate::observe::{Distributions, Observer, Request};
+use crate::progress::Silent;
+use crate::prompt::{Placement, Prompt};
+
+/// What the trigger is to bring about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// That the response begins with these tokens.
+    Target(Vec<u32>),
+    /// That the response is another than without the trigger, over this many first positions of the base's
+    /// own greedy answer.
+    Divergence(usize),
+}
+
+/// What a search has run, in tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SearchCost {
+    /// Tokens that went through the decoder, those that were differentiated included.
+    pub token_forwards: u64,
+    /// Tokens whose pass was differentiated; a backward pass costs about as much as a forward pass again.
+    pub token_backwards: u64,
+}
+
+/// The value of a trigger, in nats.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Value {
+    /// `J`; the search raises it.
+    pub objective: f64,
+    /// Mean over prompts on the adapted side.
+    pub adapted: f64,
+    /// Each prompt's rise on the base over the prompt without trigger; empty where lambda is 0.
+    pub base_rises: Vec<f64>,
+}
+
+/// A goal on some prompts, with what all candidates share computed once.
+pub struct Differential<'a> {
+    pair: &'a ModelPair,
+    slots: Vec<Slot>,
+    adapted: Vec<Conditions>,
+    base: Vec<Conditions>,
+    target: Vec<u32>,
+    side: Side,
+    lambda: f64,
+    cost: Cell<SearchCost>,
+}
+
+/// What one prompt is on one side.
+struct Conditions {
+    /// Keys and values of the tokens before the trigger.
+    before: Arc<Prefix>,
+    /// For divergences: the base's answer, and this side's distributions along it without a trigger.
+    continuation: Vec<u32>,
+    reference: Distributions,
+    /// The objective without a trigger.
+    floor: f64,
+}
+
+/// Candidates whose base rows are run together; the search stops as soon as no other can win.
+const BASE_CHUNK: usize = 8;
+
+impl<'a> Differential<'a> {
+    /// Prepares prompts for an adapted `side`. `lambda` weighs the base; 0 leaves it out.
+    ///
+    /// # Errors
+    /// If there is no prompt, the goal is empty, a prompt has no place for a trigger, or the model fails.
+    pub fn new(
+        pair: &'a ModelPair,
+        prompts: &[Prompt],
+        at: Placement,
+        goal: &Goal,
+        side: Side,
+        lambda: f64,
+        seed: u64,
+    ) -> Result<Self> {
+        if prompts.is_empty() {
+            return Err(refused("expected at least one prompt, found none".into()));
+        }
+        if !(lambda >= 0.0 && lambda.is_finite()) {
+            return Err(refused(format!("expected a weight of the base of at least 0, found {lambda}")));
+        }
+        let slots: Vec<Slot> =
+            prompts.iter().map(|prompt| Slot::new(pair, prompt, at, seed)).collect::<Result<_>>()?;
+        let target = match goal {
+            Goal::Target(target) if target.is_empty() => {
+                return Err(refused("expected a target of at least one token, found none".into()));
+            }
+            Goal::Divergence(0) => {
+                return Err(refused("expected at least one position to compare, found 0".into()));
+            }
+            Goal::Target(target) => target.clone(),
+            Goal::Divergence(_) => Vec::new(),
+        };
+        let mut prepared = Self {
+            pair,
+            slots,
+            adapted: Vec::new(),
+            base: Vec::new(),
+            target,
+            side,
+            lambda,
+            cost: Cell::default(),
+        };
+        prepared.adapted = prepared.conditions(side, goal)?;
+        if lambda > 0.0 {
+            prepared.base = prepared.conditions(Side::BASE, goal)?;
+        }
+        Ok(prepared)
+    }
+
+    /// The models.
+    #[must_use]
+    pub fn pair(&self) -> &'a ModelPair {
+        self.pair
+    }
+
+    /// What was run so far.
+    #[must_use]
+    pub fn cost(&self) -> SearchCost {
+        self.cost.get()
+    }
+
+    /// Tokens of the first prompt with a trigger and the target.
+    #[must_use]
+    pub fn sequence_len(&self, trigger: &[u32]) -> usize {
+        let around = self.slots.first().map_or(0, |slot| slot.before.len() + slot.after.len());
+        around + trigger.len() + self.target.len()
+    }
+
+    /// Trigger tokens of a text.
+    ///
+    /// # Errors
+    /// If the prompts do not agree on them.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let mut found: Option<Vec<u32>> = None;
+        for slot in &self.slots {
+            let own = slot.trigger(self.pair, text)?;
+            if own.is_none() || found.is_some() && found != own {
+                return Err(refused(format!(
+                    "`{text}` is no trigger of its own tokens in every prompt: it merges with its neighbours"
+                )));
+            }
+            found = own;
+        }
+        found.ok_or_else(|| refused("expected at least one prompt, found none".into()))
+    }
+
+    /// The text of trigger tokens, if every prompt with it is tokenised into just them.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn text(&self, trigger: &[u32]) -> Result<Option<String>> {
+        let mut text = None;
+        for slot in &self.slots {
+            text = slot.text(self.pair, trigger)?;
+            if text.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(text)
+    }
+
+    /// The best of some triggers of one length and its value; of equals, the first.
+    ///
+    /// `shared` is a trigger of which many candidates are variants: candidates that begin as it does share
+    /// these tokens too. All are run on the adapted side, and the best of them on the base until no other can
+    /// win, since the base can only lower a value.
+    ///
+    /// # Errors
+    /// If there is no candidate or the model fails.
+    pub fn best(&self, candidates: &[Vec<u32>], shared: &[u32]) -> Result<(usize, Value)> {
+        let adapted = self.means(&self.adapted_values(candidates, shared)?, candidates.len());
+        let mut order: Vec<usize> = (0..candidates.len()).collect();
+        order.sort_by(|&a, &b| adapted[b].total_cmp(&adapted[a]).then(a.cmp(&b)));
+        let mut best: Option<(usize, Value)> = None;
+        for chunk in order.chunks(BASE_CHUNK) {
+            if best.as_ref().is_some_and(|(_, best)| adapted[chunk[0]] <= best.objective) {
+                break;
+            }
+            let picked: Vec<&[u32]> = chunk.iter().map(|&i| candidates[i].as_slice()).collect();
+            let rises = self.base_rises(&picked)?;
+            for (&i, base_rises) in chunk.iter().zip(rises) {
+                let value = self.value(adapted[i], base_rises);
+                if best.as_ref().is_none_or(|(_, best)| value.objective > best.objective) {
+                    best = Some((i, value));
+                }
+            }
+        }
+        best.ok_or_else(|| refused("expected at least one candidate with a number, found none".into()))
+    }
+
+    /// Gradient of `J` with respect to the trigger's embeddings, `[trigger, hidden]`, where `base_rises` are of
+    /// the same trigger. `embeddings` replace the tokens' own; then the terms are theirs.
+    ///
+    /// # Errors
+    /// If the model fails.
+    pub fn gradient(
+        &self,
+        trigger: &[u32],
+        embeddings: Option<&Tensor>,
+        base_rises: &[f64],
+    ) -> Result<(Tensor, Value)> {
+        let share = 1.0 / self.slots.len() as f64;
+        let contexts: Vec<Vec<u32>> = self.slots.iter().map(|slot| [trigger, &slot.after].concat()).collect();
+        let mut parts = Vec::new();
+        let mut add = |conditions: &'_ [Conditions], side: Side, weights: &dyn Fn(usize) -> f64| {
+            for (i, _) in conditions.iter().enumerate() {
+                parts.push((side == Side::BASE, i, weights(i)));
+            }
+        };
+        let terms = self.term_share();
+        add(&self.adapted, self.side, &|_| share * terms);
+        add(&self.base, Side::BASE, &|i| {
+            if base_rises.get(i).is_some_and(|&rise| rise > 0.0) { -self.lambda * share * terms } else { 0.0 }
+        });
+        // On the base, only prompts on which the hinge is active have a gradient.
+        let with_values = embeddings.is_some();
+        parts.retain(|&(base, _, weight)| !base || with_values || weight < 0.0);
+        let differentiated: Vec<Differentiated<'_>> = parts
+            .iter()
+            .map(|&(base, i, weight)| {
+                let conditions = if base { &self.base[i] } else { &self.adapted[i] };
+                Differentiated {
+                    scored: self.scored(conditions, conditions.before.clone(), &contexts[i]),
+                    weight: weight as f32,
+                    rows: 0..trigger.len(),
+                    embeddings,
+                }
+            })
+            .collect();
+        let tokens: usize = differentiated.iter().map(|part| part.scored.fed_len()).sum();
+        self.count(tokens, tokens);
+        let gradients = self.pair.objective_gradients(&differentiated)?;
+        let (mut total, mut adapted, mut rises): (Option<Tensor>, f64, Vec<f64>) = (None, 0.0, Vec::new());
+        for (&(base, i, _), gradient) in parts.iter().zip(gradients) {
+            let value = terms * sum(&gradient.terms);
+            if base {
+                rises.push(value - self.base[i].floor);
+            } else {
+                adapted += share * value;
+            }
+            total = Some(match total {
+                None => gradient.embeddings,
+                Some(total) => (total + gradient.embeddings).map_err(inference::Error::from)?,
+            });
+        }
+        let total = total.ok_or_else(|| refused("expected at least one prompt, found none".into()))?;
+        let rises = if with_values { rises } else { base_rises.to_vec() };
+        Ok((total, self.value(adapted, rises)))
+    }
+
+    fn value(&self, adapted: f64, base_rises: Vec<f64>) -> Value {
+        let hinge = base_rises.iter().map(|rise| rise.max(0.0)).sum::<f64>() / self.slots.len() as f64;
+        Value { objective: adapted - self.lambda * hinge, adapted, base_rises }
+    }
+
+    /// A target counts by its mean token, a divergence by its sum over positions.
+    fn term_share(&self) -> f64 {
+        if self.target.is_empty() { 1.0 } else { 1.0 / self.target.len() as f64 }
+    }
+
+    /// Values on the adapted side, prompt by prompt: `[prompts][candidates]`, flat.
+    fn adapted_values(&self, candidates: &[Vec<u32>], shared: &[u32]) -> Result<Vec<f64>> {
+        let mut contexts = Vec::with_capacity(self.slots.len() * candidates.len());
+        for (slot, conditions) in self.slots.iter().zip(&self.adapted) {
+            let prefixes = self.longer_prefixes(slot, conditions, candidates, shared)?;
+            for candidate in candidates {
+                let agreed = agreement(candidate, shared);
+                let (own, prefix) = match prefixes.get(&agreed) {
+                    Some(prefix) => (&candidate[agreed..], prefix.clone()),
+                    None => (candidate.as_slice(), conditions.before.clone()),
+                };
+                contexts.push((conditions, prefix, [own, &slot.after].concat()));
+            }
+        }
+        let scored: Vec<Scored<'_>> = contexts
+            .iter()
+            .map(|(conditions, prefix, ids)| self.scored(conditions, prefix.clone(), ids))
+            .collect();
+        self.values(&scored)
+    }
+
+    /// Prefixes that hold the first tokens of the shared trigger too, where enough candidates begin so to pay
+    /// for them.
+    fn longer_prefixes(
+        &self,
+        slot: &Slot,
+        conditions: &Conditions,
+        candidates: &[Vec<u32>],
+        shared: &[u32],
+    ) -> Result<BTreeMap<usize, Arc<Prefix>>> {
+        let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+        for candidate in candidates {
+            *counts.entry(agreement(candidate, shared)).or_default() += 1;
+        }
+        let mut prefixes = BTreeMap::new();
+        for (agreed, count) in counts {
+            let ids = [&slot.before, &shared[..agreed]].concat();
+            if count * agreed > ids.len() {
+                self.count(ids.len(), 0);
+                prefixes.insert(agreed, self.pair.prefix(&ids, conditions.before.side)?);
+            }
+        }
+        Ok(prefixes)
+    }
+
+    /// Each candidate's rise on the base, prompt by prompt; empty lists where the base is left out.
+    fn base_rises(&self, candidates: &[&[u32]]) -> Result<Vec<Vec<f64>>> {
+        let mut rises = vec![Vec::new(); candidates.len()];
+        if self.base.is_empty() {
+            return Ok(rises);
+        }
+        let contexts: Vec<Vec<u32>> = self
+            .slots
+            .iter()
+            .flat_map(|slot| candidates.iter().map(|candidate| [candidate, slot.after.as_slice()].concat()))
+            .collect();
+        let scored: Vec<Scored<'_>> = contexts
+            .iter()
+            .zip(self.base.iter().flat_map(|conditions| candidates.iter().map(move |_| conditions)))
+            .map(|(ids, conditions)| self.scored(conditions, conditions.before.clone(), ids))
+            .collect();
+        let values = self.values(&scored)?;
+        for (values, conditions) in values.chunks(candidates.len()).zip(&self.base) {
+            for (rises, value) in rises.iter_mut().zip(values) {
+                rises.push(value - conditions.floor);
+            }
+        }
+        Ok(rises)
+    }
+
+    fn scored<'b>(
+        &'b self,
+        conditions: &'b Conditions,
+        prefix: Arc<Prefix>,
+        context: &'b [u32],
+    ) -> Scored<'b> {
+        let objective = if self.target.is_empty() {
+            let Conditions { continuation, reference, .. } = conditions;
+            Objective::Divergence { continuation, reference }
+        } else {
+            Objective::LogProbability { target: &self.target }
+        };
+        Scored { side: prefix.side, prefix: Some(prefix), context, objective }
+    }
+
+    fn values(&self, scored: &[Scored<'_>]) -> Result<Vec<f64>> {
+        self.count(scored.iter().map(Scored::fed_len).sum(), 0);
+        let share = self.term_share();
+        Ok(self.pair.objective_terms(scored)?.iter().map(|terms| share * sum(terms)).collect())
+    }
+
+    /// Means over prompts of `[prompts][candidates]`.
+    fn means(&self, values: &[f64], candidates: usize) -> Vec<f64> {
+        let mut means = vec![0.0; candidates];
+        for of_prompt in values.chunks(candidates.max(1)) {
+            for (mean, value) in means.iter_mut().zip(of_prompt) {
+                *mean += value / self.slots.len() as f64;
+            }
+        }
+        means
+    }
+
+    fn conditions(&self, side: Side, goal: &Goal) -> Result<Vec<Conditions>> {
+        let mut known: BTreeMap<&[u32], Arc<Prefix>> = BTreeMap::new();
+        let mut conditions = Vec::new();
+        let references = match goal {
+            Goal::Target(_) => vec![(Vec::new(), Distributions::new()); self.slots.len()],
+            Goal::Divergence(positions) => self.references(side, *positions)?,
+        };
+        for (slot, (continuation, reference)) in self.slots.iter().zip(references) {
+            let before = match known.get(slot.before.as_slice()) {
+                Some(prefix) => prefix.clone(),
+                None => {
+                    self.count(slot.before.len(), 0);
+                    let prefix = self.pair.prefix(&slot.before, side)?;
+                    known.insert(&slot.before, prefix.clone());
+                    prefix
+                }
+            };
+            conditions.push(Conditions { before, continuation, reference, floor: 0.0 });
+        }
+        // Without a trigger a divergence is zero; a target has the probability that it has.
+        if !self.target.is_empty() {
+            let objective = Objective::LogProbability { target: &self.target };
+            let scored: Vec<Scored<'_>> = self
+                .slots
+                .iter()
+                .map(|slot| Scored { side, prefix: None, context: &slot.clean, objective })
+                .collect();
+            for (conditions, floor) in conditions.iter_mut().zip(self.values(&scored)?) {
+                conditions.floor = floor;
+            }
+        }
+        Ok(conditions)
+    }
+
+    /// For each prompt without a trigger, the base's first greedy tokens and this side's distributions along them.
+    fn references(&self, side: Side, positions: usize) -> Result<Vec<(Vec<u32>, Distributions)>> {
+        let contexts: Vec<Context<'_>> = self
+            .slots
+            .iter()
+            .map(|slot| Context { ids: &slot.clean, side: Side::BASE, prefix: None })
+            .collect();
+        let continuations = self.pair.generate(&contexts, positions - 1, Decoding::Greedy)?;
+        let requests: Vec<Request> = self
+            .slots
+            .iter()
+            .zip(&continuations)
+            .map(|(slot, found)| Request { ids: slot.clean.clone(), side, continuation: found.ids.clone() })
+            .collect();
+        let observer = Observer::new(self.pair, &Silent);
+        let distributions = observer.distributions(&requests)?;
+        self.count(observer.cost().token_forwards as usize, 0);
+        Ok(continuations.into_iter().map(|found| found.ids).zip(distributions).collect())
+    }
+
+    fn count(&self, forwards: usize, backwards: usize) {
+        let mut cost = self.cost.get();
+        cost.token_forwards += forwards as u64;
+        cost.token_backwards += backwards as u64;
+        self.cost.set(cost);
+    }
+}
+
+/// How many first tokens agree, short of all: a sequence needs a token of its own.
+fn agreement(candidate: &[u32], shared: &[u32]) -> usize {
+    candidate.iter().zip(shared).take_while(|(a, b)| a == b).count().min(candidate.len().saturating_sub(1))
+}
+
+fn sum(terms: &[f32]) -> f64 {
+    terms.iter().map(|&term| f64::from(term)).sum()
+}
