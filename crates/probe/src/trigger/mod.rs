@@ -1,10 +1,22 @@
 //! Candidate triggers: screened by what they do to the distributions, tested by what they do to
 //! the answers on held-out prompts.
+//!
+//! A scan screens the candidates of suites ([`screen`]). A [`hunt`] has no list: searches (the table
+//! [`search::SEARCHES`]) propose candidates, one evaluator scores them within a shared [`budget`], and
+//! a [`journal`] keeps every measurement. Both end in [`confirm`].
 
+pub mod budget;
 pub mod confirm;
 pub mod control;
+pub mod hunt;
+pub mod journal;
+pub mod movement;
 pub mod payload;
+pub mod pool;
 pub mod screen;
+pub mod search;
+mod sweep;
+pub mod vocabulary;
 
 use report::evidence::TriggerCandidate;
 
