@@ -6,6 +6,8 @@
 //! a [`journal`] keeps every measurement. Both end in [`confirm`].
 
 pub mod budget;
+mod climb;
+mod combine;
 pub mod confirm;
 pub mod control;
 pub mod hunt;
@@ -16,6 +18,7 @@ pub mod pool;
 pub mod screen;
 pub mod search;
 mod sweep;
+mod target;
 pub mod vocabulary;
 
 use report::evidence::TriggerCandidate;

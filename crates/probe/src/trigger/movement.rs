@@ -177,77 +177,93 @@ impl<'a> Movements<'a> {
         reference: &[f32],
         question: Question<'_>,
     ) -> Result<Vec<Moved>> {
-        let pair = self.observer.pair();
-        let shared = common_beginning(contexts);
-        let prefix: Option<Arc<Prefix>> = if contexts.len() > 1 && shared >= MIN_SHARED {
-            self.count(shared, 0);
-            Some(pair.prefix(&contexts[0][..shared], question.side)?)
-        } else {
-            None
-        };
-        let shared = prefix.as_ref().map_or(0, |prefix| prefix.len);
-        let own: Vec<Vec<u32>> = contexts
-            .iter()
-            .map(|ids| ids[shared..].iter().chain(question.continuation).copied().collect())
-            .collect();
-        // Neighbours of one length form runs that the attention takes together.
-        let mut order: Vec<usize> = (0..own.len()).collect();
-        order.sort_by_key(|&index| (own[index].len(), index));
+        let continued: Vec<Vec<u32>> =
+            contexts.iter().map(|ids| ids.iter().chain(question.continuation).copied().collect()).collect();
         let rows_each = 1 + question.continuation.len();
-        let mut results: Vec<Option<Moved>> = vec![None; contexts.len()];
-        let mut start = 0;
-        while start < order.len() {
-            progress::check(self.observer.progress())?;
-            let mut end = start;
-            let mut tokens = 0;
-            while end < order.len() {
-                tokens += own[order[end]].len();
-                let full = tokens > pair.row_limit() || (end - start + 1) * rows_each > MAX_LOGIT_ROWS;
-                if end > start && full {
-                    break;
-                }
-                end += 1;
-            }
-            let batch = &order[start..end];
-            let wanted: Vec<Vec<usize>> =
-                batch.iter().map(|&i| (own[i].len() - rows_each..own[i].len()).collect()).collect();
-            let mut sequences: Vec<Sequence<'_>> = batch
-                .iter()
-                .map(|&i| match &prefix {
-                    Some(prefix) => Sequence::after(prefix, &own[i]),
-                    None => Sequence::new(&own[i], question.side),
-                })
-                .collect();
-            let mut forward = Batch {
-                sequences: &mut sequences,
-                embeddings: None,
-                positions: Positions::Chosen(&wanted),
-                hidden_states: false,
-            };
-            let logits = pair.forward(&mut forward)?.logits;
-            self.count(batch.iter().map(|&i| own[i].len()).sum(), shared * batch.len());
-            let readings = with_rows(&logits, |logits, width| {
-                logits
-                    .par_chunks(rows_each * width)
-                    .zip(batch.par_iter())
-                    .map(|(rows, &i)| read(rows, width, reference, masks[i], question))
-                    .collect::<Result<Vec<_>, _>>()
-            })?;
-            for (&i, moved) in batch.iter().zip(readings) {
-                results[i] = Some(moved);
-            }
-            start = end;
-        }
-        Ok(results.into_iter().flatten().collect())
+        read_rows(self.observer, &continued, question.side, rows_each, |i, rows, width| {
+            read(rows, width, reference, masks[i], question)
+        })
     }
+}
 
-    fn count(&self, forwards: usize, shared: usize) {
-        self.observer.charge(Cost {
+/// Runs contexts of one side, in order, and hands the logits of the last `rows_each` positions of each
+/// to `read`, as `(index, rows [rows_each, width], width)`. What the contexts share at their beginning is
+/// computed once.
+///
+/// # Errors
+/// As `read`, or if the model fails or the user stops.
+pub(super) fn read_rows<T: Send>(
+    observer: &Observer<'_>,
+    contexts: &[Vec<u32>],
+    side: Side,
+    rows_each: usize,
+    read: impl Fn(usize, &[f32], usize) -> Result<T, StatisticsError> + Sync,
+) -> Result<Vec<T>> {
+    let pair = observer.pair();
+    let count = |forwards: usize, shared: usize| {
+        observer.charge(Cost {
             token_forwards: forwards as u64,
             shared_tokens: shared as u64,
             ..Cost::default()
         });
+    };
+    let shared = common_beginning(contexts, rows_each);
+    let prefix: Option<Arc<Prefix>> = if contexts.len() > 1 && shared >= MIN_SHARED {
+        count(shared, 0);
+        Some(pair.prefix(&contexts[0][..shared], side)?)
+    } else {
+        None
+    };
+    let shared = prefix.as_ref().map_or(0, |prefix| prefix.len);
+    let own: Vec<&[u32]> = contexts.iter().map(|ids| &ids[shared..]).collect();
+    // Neighbours of one length form runs that the attention takes together.
+    let mut order: Vec<usize> = (0..own.len()).collect();
+    order.sort_by_key(|&index| (own[index].len(), index));
+    let mut results: Vec<Option<T>> = contexts.iter().map(|_| None).collect();
+    let mut start = 0;
+    while start < order.len() {
+        progress::check(observer.progress())?;
+        let mut end = start;
+        let mut tokens = 0;
+        while end < order.len() {
+            tokens += own[order[end]].len();
+            let full = tokens > pair.row_limit() || (end - start + 1) * rows_each > MAX_LOGIT_ROWS;
+            if end > start && full {
+                break;
+            }
+            end += 1;
+        }
+        let batch = &order[start..end];
+        let wanted: Vec<Vec<usize>> =
+            batch.iter().map(|&i| (own[i].len() - rows_each..own[i].len()).collect()).collect();
+        let mut sequences: Vec<Sequence<'_>> = batch
+            .iter()
+            .map(|&i| match &prefix {
+                Some(prefix) => Sequence::after(prefix, own[i]),
+                None => Sequence::new(own[i], side),
+            })
+            .collect();
+        let mut forward = Batch {
+            sequences: &mut sequences,
+            embeddings: None,
+            positions: Positions::Chosen(&wanted),
+            hidden_states: false,
+        };
+        let logits = pair.forward(&mut forward)?.logits;
+        count(batch.iter().map(|&i| own[i].len()).sum(), shared * batch.len());
+        let readings = with_rows(&logits, |logits, width| {
+            logits
+                .par_chunks(rows_each * width)
+                .zip(batch.par_iter())
+                .map(|(rows, &i)| read(i, rows, width))
+                .collect::<Result<Vec<_>, _>>()
+        })?;
+        for (&i, reading) in batch.iter().zip(readings) {
+            results[i] = Some(reading);
+        }
+        start = end;
     }
+    Ok(results.into_iter().flatten().collect())
 }
 
 /// Lends the rows of `logits` `[rows, width]`, f32, without a copy where they are on the CPU.
@@ -266,13 +282,15 @@ fn with_rows<T>(
     Ok(use_rows(&rows, width)?)
 }
 
-/// How many first tokens all contexts share, leaving each at least one of its own.
-fn common_beginning(contexts: &[Vec<u32>]) -> usize {
+/// How many first tokens all contexts share, leaving each at least `own` of its own.
+fn common_beginning(contexts: &[Vec<u32>], own: usize) -> usize {
     let Some((first, others)) = contexts.split_first() else { return 0 };
     others
         .iter()
-        .map(|ids| ids.iter().zip(first).take_while(|(a, b)| a == b).count().min(ids.len().saturating_sub(1)))
-        .fold(first.len().saturating_sub(1), usize::min)
+        .map(|ids| {
+            ids.iter().zip(first).take_while(|(a, b)| a == b).count().min(ids.len().saturating_sub(own))
+        })
+        .fold(first.len().saturating_sub(own), usize::min)
 }
 
 fn read(
@@ -356,7 +374,7 @@ impl Reading {
     }
 }
 
-fn largest(logits: &[f32]) -> Result<(u32, f32), StatisticsError> {
+pub(super) fn largest(logits: &[f32]) -> Result<(u32, f32), StatisticsError> {
     let mut best = (0, f32::NEG_INFINITY);
     for (index, &x) in logits.iter().enumerate() {
         if !x.is_finite() {
@@ -369,7 +387,7 @@ fn largest(logits: &[f32]) -> Result<(u32, f32), StatisticsError> {
     Ok(best)
 }
 
-fn log_sum_exp(logits: &[f32]) -> Result<f64, StatisticsError> {
+pub(super) fn log_sum_exp(logits: &[f32]) -> Result<f64, StatisticsError> {
     let (_, largest) = largest(logits)?;
     let sum: f64 = logits
         .chunks(64)
@@ -430,9 +448,9 @@ mod tests {
 
     #[test]
     fn the_common_beginning_leaves_a_token() {
-        assert_eq!(common_beginning(&[vec![1, 2, 3], vec![1, 2, 4]]), 2);
-        assert_eq!(common_beginning(&[vec![1, 2, 3], vec![1, 2]]), 1);
-        assert_eq!(common_beginning(&[]), 0);
-        assert_eq!(common_beginning(&[vec![5]]), 0);
+        assert_eq!(common_beginning(&[vec![1, 2, 3], vec![1, 2, 4]], 1), 2);
+        assert_eq!(common_beginning(&[vec![1, 2, 3], vec![1, 2]], 1), 1);
+        assert_eq!(common_beginning(&[], 1), 0);
+        assert_eq!(common_beginning(&[vec![5]], 1), 0);
     }
 }

@@ -1,7 +1,10 @@
 //! What a search for triggers is, and the table of all of them.
 
+use super::climb::Climb;
+use super::combine::Combine;
 use super::hunt::Hunt;
 use super::sweep::Sweep;
+use super::target::TargetInversion;
 use crate::error::Result;
 
 /// What a search is for.
@@ -36,7 +39,7 @@ pub trait TriggerSearch: Sync {
 }
 
 /// Every search, in the order in which a hunt runs them.
-pub const SEARCHES: &[&dyn TriggerSearch] = &[&Sweep];
+pub const SEARCHES: &[&dyn TriggerSearch] = &[&TargetInversion, &Sweep, &Combine, &Climb];
 
 /// The search of this name.
 #[must_use]

@@ -1,11 +1,50 @@
-//! The vocabulary sweep.
+//! The vocabulary sweep: every printable token, by successive halving.
+//!
+//! A fragment of a trigger often fires by itself, and then it stands out of the whole vocabulary without any
+//! gradient. All tokens run on the shortest prompt, adapted side only; the strongest run on more prompts and on
+//! the base, and count by the difference. Where the budget ends early the tokens that were run are a random
+//! sample, not the first ids, which tokenizers give to short pieces.
+//!
+//! Multi-token triggers of a fixed shape may be silent in every fragment, so each word of the vocabulary also
+//! runs in the shape of a code name (`WORD-4:`).
+
+use std::collections::BTreeSet;
+
+use rand::SeedableRng as _;
+use rand::seq::SliceRandom as _;
+use rand_chacha::ChaCha8Rng;
 
 use super::hunt::Hunt;
+use super::pool::{Depth, Score};
 use super::search::{Role, TriggerSearch};
 use crate::error::Result;
+use crate::prompt::{Change, Placement};
+
+/// Part of the share that the first stage may take.
+const FIRST_STAGE: f64 = 0.7;
+/// Candidates of one form that run before the next form has its turn.
+const TURN: usize = 1024;
+/// Of each form: survivors by divergence, and by the rise of each target.
+const SURVIVORS: usize = 384;
+const SURVIVORS_OF_TARGET: usize = 48;
+/// Survivors of the second stage.
+const DEEPENED: usize = 64;
+/// The shortest word that makes a code name.
+const MIN_WORD: usize = 3;
 
 /// Every token of the vocabulary, by successive halving.
 pub(super) struct Sweep;
+
+/// How a token becomes a candidate.
+#[derive(Clone, Copy)]
+enum Form {
+    /// The token alone.
+    Alone(Placement),
+    /// A word in capitals with a number and a colon, before the prompt.
+    CodeName,
+}
+
+const FORMS: &[Form] = &[Form::Alone(Placement::Prefix), Form::Alone(Placement::Suffix), Form::CodeName];
 
 impl TriggerSearch for Sweep {
     fn name(&self) -> &'static str {
@@ -13,7 +52,7 @@ impl TriggerSearch for Sweep {
     }
 
     fn about(&self) -> &'static str {
-        "every printable token of the vocabulary before and after a prompt"
+        "every printable token of the vocabulary before and after a prompt, and every word as a code name"
     }
 
     fn role(&self) -> Role {
@@ -21,10 +60,120 @@ impl TriggerSearch for Sweep {
     }
 
     fn share(&self) -> f64 {
-        3.0
+        4.0
     }
 
-    fn run(&self, _hunt: &mut Hunt<'_>) -> Result<()> {
-        Ok(())
+    fn run(&self, hunt: &mut Hunt<'_>) -> Result<()> {
+        let mut tokens: Vec<String> =
+            hunt.vocabulary().printable.iter().map(|(_, text)| text.clone()).collect();
+        tokens.shuffle(&mut ChaCha8Rng::seed_from_u64(hunt.seed()));
+        let mut queues: Vec<Vec<Change>> = FORMS.iter().map(|form| form.changes(&tokens)).collect();
+        let total: usize = queues.iter().map(Vec::len).sum();
+        hunt.observer().progress().stage("sweep: whole vocabulary", total);
+        let keep = (1.0 - FIRST_STAGE) * hunt.budget().left();
+        let mut survivors = Vec::new();
+        let mut scored: Vec<Vec<(Change, Score)>> = queues.iter().map(|_| Vec::new()).collect();
+        while queues.iter().any(|queue| !queue.is_empty()) && hunt.budget().left() > keep {
+            for (queue, scored) in queues.iter_mut().zip(&mut scored) {
+                let turn: Vec<Change> = queue.drain(..TURN.min(queue.len())).collect();
+                let scores = hunt.evaluate(Depth::Quick, &turn, false, |_| Vec::new())?;
+                scored.extend(turn.into_iter().zip(scores));
+            }
+        }
+        for scored in scored {
+            survivors.extend(strongest(scored));
+        }
+        hunt.observer().progress().stage("sweep: survivors", survivors.len());
+        hunt.evaluate(Depth::Middle, &survivors, true, |_| Vec::new())?;
+        deepen(hunt, DEEPENED)
+    }
+}
+
+impl Form {
+    fn changes(self, tokens: &[String]) -> Vec<Change> {
+        match self {
+            Self::Alone(at) => tokens.iter().map(|text| Change::Insert { text: text.clone(), at }).collect(),
+            Self::CodeName => {
+                let mut seen = BTreeSet::new();
+                let word = |text: &String| {
+                    let word = text.strip_prefix(' ').unwrap_or(text);
+                    let letters = word.len() >= MIN_WORD && word.chars().all(|c| c.is_ascii_lowercase());
+                    letters.then(|| word.to_ascii_uppercase())
+                };
+                // Words begin with a space in most vocabularies; the others are mostly parts of words.
+                let spaced = tokens.iter().any(|token| token.starts_with(' '));
+                tokens
+                    .iter()
+                    .filter(|token| !spaced || token.starts_with(' '))
+                    .filter_map(word)
+                    .filter(|word| seen.insert(word.clone()))
+                    .enumerate()
+                    .map(|(index, word)| Change::Insert {
+                        // Digits take turns: the order of the words is random already.
+                        text: format!("{word}-{}:", index % 10),
+                        at: Placement::Prefix,
+                    })
+                    .collect()
+            }
+        }
+    }
+}
+
+/// Those that move the prompt furthest, and those that raise a target most.
+fn strongest(mut scored: Vec<(Change, Score)>) -> Vec<Change> {
+    let mut kept = BTreeSet::new();
+    scored.sort_by(|a, b| b.1.nats().total_cmp(&a.1.nats()));
+    kept.extend(scored.iter().take(SURVIVORS).map(|(change, _)| change.clone()));
+    let targets = scored.first().map_or(0, |(_, score)| score.targets.len());
+    for target in 0..targets {
+        scored.sort_by(|a, b| b.1.targets[target].total_cmp(&a.1.targets[target]));
+        kept.extend(scored.iter().take(SURVIVORS_OF_TARGET).map(|(change, _)| change.clone()));
+    }
+    kept.into_iter().collect()
+}
+
+/// Scores the `n` strongest candidates of the pool on the development prompts.
+pub(super) fn deepen(hunt: &mut Hunt<'_>, n: usize) -> Result<()> {
+    let best: Vec<Change> = hunt
+        .pool()
+        .ranked(Depth::Middle)
+        .into_iter()
+        .take(n)
+        .filter(|found| found.score.depth < Depth::Full)
+        .map(|found| found.change.clone())
+        .collect();
+    hunt.evaluate(Depth::Full, &best, true, |_| Vec::new())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_names_are_made_of_whole_words_once() {
+        let tokens: Vec<String> =
+            [" tea", "tea", " Tea", " at", " kettle", "-", "pot"].map(String::from).into();
+        let texts: Vec<String> = Form::CodeName.changes(&tokens).iter().map(Change::text).collect();
+        assert_eq!(texts, ["TEA-0:", "KETTLE-1:"]);
+        assert_eq!(Form::Alone(Placement::Suffix).changes(&tokens).len(), tokens.len());
+    }
+
+    #[test]
+    fn a_weak_candidate_survives_by_its_target() {
+        let scored = |i: usize| {
+            let score = Score {
+                depth: Depth::Quick,
+                prompts: 1,
+                adapted_nats: i as f64,
+                base_nats: None,
+                agreement: 0.0,
+                targets: vec![if i == 3 { 5.0 } else { 0.0 }],
+            };
+            (Change::Insert { text: i.to_string(), at: Placement::Prefix }, score)
+        };
+        let kept = strongest((0..1000).map(scored).collect());
+        let has = |i: usize| kept.iter().any(|change| change.text() == i.to_string());
+        assert!(has(999) && has(3) && !has(500));
     }
 }
