@@ -27,17 +27,10 @@ use crate::observe::Observer;
 use crate::progress::Progress;
 use crate::prompt::{Change, Prompt, Setting, scene};
 use crate::selftest;
+use crate::split::{SCREENING, Split};
 use crate::suite::Candidate;
 use inference::ModelPair;
 
-/// Prompts that every candidate runs on, those for development, and those for the test. Disjoint.
-pub const SEARCH_PROMPTS: usize = 3;
-/// Development prompts.
-pub const DEVELOPMENT: usize = 8;
-/// Held-out prompts, at most.
-pub const HELD_OUT: usize = 64;
-/// Fewer held-out prompts than this cannot show an uplift of one half with 95 % confidence.
-const MIN_HELD_OUT: usize = 12;
 /// Candidates of one entry of the journal, by depth.
 const CHUNK: [usize; 3] = [1024, 256, 64];
 /// Candidates that one round of the test looks at, and of one text at most.
@@ -115,7 +108,7 @@ impl<'a> Hunt<'a> {
         journal: Journal,
     ) -> Result<Self> {
         let split = Split::of(observer, prompts, options.seed)?;
-        let mut scored = split.search;
+        let mut scored = split.screening;
         scored.extend(split.development.iter().cloned());
         let mut hunt = Self {
             observer,
@@ -167,8 +160,8 @@ impl<'a> Hunt<'a> {
     pub fn prompts_of(&self, depth: Depth) -> Vec<usize> {
         match depth {
             Depth::Quick => vec![0],
-            Depth::Middle => (0..SEARCH_PROMPTS).collect(),
-            Depth::Full => (SEARCH_PROMPTS..self.prompts().len()).collect(),
+            Depth::Middle => (0..SCREENING).collect(),
+            Depth::Full => (SCREENING..self.prompts().len()).collect(),
         }
     }
 
@@ -510,7 +503,7 @@ const NOT_TESTED: &[&str] = &[
 impl Hunt<'_> {
     fn run(&mut self, options: &Options, outcome: &mut Outcome) -> Result<()> {
         self.observer.progress().stage("self-test", 1);
-        let contexts: Vec<Vec<u32>> = self.movements.prompts()[..SEARCH_PROMPTS]
+        let contexts: Vec<Vec<u32>> = self.movements.prompts()[..SCREENING]
             .iter()
             .map(|prompt| self.observer.encode(&scene(prompt, Setting::Plain, None, self.seed)))
             .collect::<Result<_>>()?;
@@ -570,53 +563,6 @@ impl Hunt<'_> {
             self.held_out.len()
         ));
         Ok(())
-    }
-}
-
-/// The disjoint parts of the prompts.
-struct Split {
-    search: Vec<Prompt>,
-    development: Vec<Prompt>,
-    held_out: Vec<Prompt>,
-}
-
-impl Split {
-    /// The shortest prompts of different tasks are searched on, since every candidate runs on them;
-    /// the rest keeps its order.
-    fn of(observer: &Observer<'_>, prompts: &[Prompt], seed: u64) -> Result<Self> {
-        let needed = SEARCH_PROMPTS + DEVELOPMENT + MIN_HELD_OUT;
-        let too_few = |found: usize| Error::Suite {
-            name: "prompts".into(),
-            reason: format!(
-                "expected at least {needed} benign prompts of {SEARCH_PROMPTS} tasks, found {found}"
-            ),
-        };
-        if prompts.len() < needed {
-            return Err(too_few(prompts.len()));
-        }
-        let mut by_length = Vec::new();
-        for (index, prompt) in prompts.iter().enumerate().filter(|(_, prompt)| prompt.system.is_none()) {
-            by_length.push((observer.encode(&scene(prompt, Setting::Plain, None, seed))?.len(), index));
-        }
-        by_length.sort_unstable();
-        let mut chosen: Vec<usize> = Vec::new();
-        for (_, index) in by_length {
-            let new_task = chosen.iter().all(|&other| prompts[other].task != prompts[index].task);
-            if chosen.len() < SEARCH_PROMPTS && new_task {
-                chosen.push(index);
-            }
-        }
-        if chosen.len() < SEARCH_PROMPTS {
-            return Err(too_few(prompts.len()));
-        }
-        let mut rest: Vec<Prompt> = (0..prompts.len())
-            .filter(|index| !chosen.contains(index))
-            .map(|index| prompts[index].clone())
-            .collect();
-        rest.truncate(DEVELOPMENT + HELD_OUT);
-        let held_out = rest.split_off(DEVELOPMENT);
-        let search = chosen.into_iter().map(|index| prompts[index].clone()).collect();
-        Ok(Self { search, development: rest, held_out })
     }
 }
 

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, Device, Storage};
+use candle_core::{CpuStorage, Device, Storage, Tensor};
 use inference::{Batch, Positions, Prefix, Sequence, Side};
 use rayon::prelude::*;
 use report::StatisticsError;
@@ -187,8 +187,7 @@ impl<'a> Movements<'a> {
 }
 
 /// Runs contexts of one side, in order, and hands the logits of the last `rows_each` positions of each
-/// to `read`, as `(index, rows [rows_each, width], width)`. What the contexts share at their beginning is
-/// computed once.
+/// to `read`, as `(index, rows [rows_each, width], width)`.
 ///
 /// # Errors
 /// As `read`, or if the model fails or the user stops.
@@ -198,6 +197,30 @@ pub(super) fn read_rows<T: Send>(
     side: Side,
     rows_each: usize,
     read: impl Fn(usize, &[f32], usize) -> Result<T, StatisticsError> + Sync,
+) -> Result<Vec<T>> {
+    read_batches(observer, contexts, side, rows_each, |batch, logits| {
+        with_rows(logits, |logits, width| {
+            logits
+                .par_chunks(rows_each * width)
+                .zip(batch.par_iter())
+                .map(|(rows, &i)| read(i, rows, width))
+                .collect::<Result<Vec<_>, _>>()
+        })
+    })
+}
+
+/// Runs contexts of one side and hands the logits of the last `rows_each` positions of each, batch by
+/// batch, to `read`, which gives one result for each index of the batch; results are in the order of the
+/// contexts. What the contexts share at their beginning is computed once.
+///
+/// # Errors
+/// As `read`, or if the model fails or the user stops.
+pub(super) fn read_batches<T>(
+    observer: &Observer<'_>,
+    contexts: &[Vec<u32>],
+    side: Side,
+    rows_each: usize,
+    read: impl Fn(&[usize], &Tensor) -> Result<Vec<T>>,
 ) -> Result<Vec<T>> {
     let pair = observer.pair();
     let count = |forwards: usize, shared: usize| {
@@ -251,13 +274,7 @@ pub(super) fn read_rows<T: Send>(
         };
         let logits = pair.forward(&mut forward)?.logits;
         count(batch.iter().map(|&i| own[i].len()).sum(), shared * batch.len());
-        let readings = with_rows(&logits, |logits, width| {
-            logits
-                .par_chunks(rows_each * width)
-                .zip(batch.par_iter())
-                .map(|(rows, &i)| read(i, rows, width))
-                .collect::<Result<Vec<_>, _>>()
-        })?;
+        let readings = read(batch, &logits)?;
         for (&i, reading) in batch.iter().zip(readings) {
             results[i] = Some(reading);
         }
@@ -268,7 +285,7 @@ pub(super) fn read_rows<T: Send>(
 
 /// Lends the rows of `logits` `[rows, width]`, f32, without a copy where they are on the CPU.
 fn with_rows<T>(
-    logits: &candle_core::Tensor,
+    logits: &Tensor,
     use_rows: impl FnOnce(&[f32], usize) -> Result<T, StatisticsError>,
 ) -> Result<T> {
     let logits = logits.to_device(&Device::Cpu).and_then(|logits| logits.contiguous());
@@ -374,7 +391,7 @@ impl Reading {
     }
 }
 
-pub(super) fn largest(logits: &[f32]) -> Result<(u32, f32), StatisticsError> {
+fn largest(logits: &[f32]) -> Result<(u32, f32), StatisticsError> {
     let mut best = (0, f32::NEG_INFINITY);
     for (index, &x) in logits.iter().enumerate() {
         if !x.is_finite() {

@@ -94,29 +94,38 @@ impl Form {
         match self {
             Self::Alone(at) => tokens.iter().map(|text| Change::Insert { text: text.clone(), at }).collect(),
             Self::CodeName => {
-                let mut seen = BTreeSet::new();
-                let word = |text: &String| {
-                    let word = text.strip_prefix(' ').unwrap_or(text);
-                    let letters = word.len() >= MIN_WORD && word.chars().all(|c| c.is_ascii_lowercase());
-                    letters.then(|| word.to_ascii_uppercase())
-                };
-                // Words begin with a space in most vocabularies; the others are mostly parts of words.
-                let spaced = tokens.iter().any(|token| token.starts_with(' '));
-                tokens
-                    .iter()
-                    .filter(|token| !spaced || token.starts_with(' '))
-                    .filter_map(word)
-                    .filter(|word| seen.insert(word.clone()))
-                    .enumerate()
-                    .map(|(index, word)| Change::Insert {
-                        // Digits take turns: the order of the words is random already.
-                        text: format!("{word}-{}:", index % 10),
+                let words = words(tokens);
+                // Every word with one number before any word with the next: where the budget ends early,
+                // all words were seen. The order of the words is random already.
+                (0..10)
+                    .flat_map(|turn| {
+                        words.iter().enumerate().map(move |(index, word)| (word, (index + turn) % 10))
+                    })
+                    .map(|(word, digit)| Change::Insert {
+                        text: format!("{word}-{digit}:"),
                         at: Placement::Prefix,
                     })
                     .collect()
             }
         }
     }
+}
+
+/// The words of the vocabulary in capitals, each once.
+fn words(tokens: &[String]) -> Vec<String> {
+    // Words begin with a space in most vocabularies; other pieces in small letters are mostly parts of words.
+    let spaced = tokens.iter().any(|token| token.starts_with(' '));
+    let mut seen = BTreeSet::new();
+    tokens
+        .iter()
+        .filter_map(|token| {
+            let word = token.strip_prefix(' ').unwrap_or(token);
+            let whole = !spaced || token.starts_with(' ') || word.chars().all(|c| c.is_ascii_uppercase());
+            let letters = word.len() >= MIN_WORD && word.chars().all(|c| c.is_ascii_alphabetic());
+            (whole && letters).then(|| word.to_ascii_uppercase())
+        })
+        .filter(|word| seen.insert(word.clone()))
+        .collect()
 }
 
 /// Those that move the prompt furthest, and those that raise a target most.

@@ -13,14 +13,15 @@
 
 use std::collections::BTreeMap;
 
-use inference::Side;
+use candle_core::{Device, Tensor};
+use inference::{Side, kernels};
 use report::StatisticsError;
 use report::hunt::TargetRecord;
 use report::significance::empirical_p;
 use serde::{Deserialize, Serialize};
 
 use super::hunt::{Hunt, Target};
-use super::movement::{largest, log_sum_exp, read_rows};
+use super::movement::read_batches;
 use super::pool::Depth;
 use super::search::{Role, TriggerSearch};
 use crate::error::Result;
@@ -36,6 +37,8 @@ const STEPS: usize = 3;
 const DEEP_STEPS: usize = 10;
 /// A path goes on while so many prompts agree on its next token.
 const AGREEMENT: f64 = 0.6;
+/// A path goes on while its next token has so much probability on average.
+const MIN_STEP: f64 = 0.3;
 /// Targets that are handed on, and tokens of each.
 const TARGETS: usize = 6;
 const TARGET_TOKENS: usize = 8;
@@ -160,7 +163,8 @@ fn strongest(paths: &mut Vec<Path>, n: usize) {
 /// The strongest paths of which none is a part of another.
 fn distinct(paths: Vec<Path>) -> Vec<Path> {
     let mut kept: Vec<Path> = Vec::new();
-    for path in paths {
+    // A path of its first token alone has nothing that was followed.
+    for path in paths.into_iter().filter(|path| !path.steps.is_empty()) {
         let is_part = |a: &[u32], b: &[u32]| b.windows(a.len()).any(|window| window == a);
         // The first token may differ where the rest is one answer (`I` and `Sorry, I`).
         let rest = |path: &Path| path.ids[1..].to_vec();
@@ -216,22 +220,31 @@ fn next_tokens(
         );
     }
     // Most probable token and its log-probability, by prompt.
-    let top = |_: usize, row: &[f32], _: usize| -> Result<(u32, f64), StatisticsError> {
-        let (top, logit) = largest(row)?;
-        Ok((top, f64::from(logit) - log_sum_exp(row)?))
-    };
     let tops: Vec<Vec<(u32, f64)>> = contexts
         .iter()
-        .map(|contexts| read_rows(observer, contexts, Side::ADAPTED, 1, top))
+        .map(|contexts| {
+            read_batches(observer, contexts, Side::ADAPTED, 1, |_, logits| {
+                let tops = most_probable(logits)?;
+                let log_probs = token_log_probs(logits, &tops)?;
+                Ok(tops.into_iter().zip(log_probs).collect())
+            })
+        })
         .collect::<Result<_>>()?;
-    let chosen: Vec<Option<u32>> =
-        (0..after.len()).map(|i| agreed(tops.iter().map(|tops| tops[i].0), prompts.len())).collect();
+    let chosen: Vec<Option<u32>> = (0..after.len())
+        .map(|i| {
+            // What the adapted model is unsure of is not worth the base's pass.
+            let sure =
+                tops.iter().map(|tops| tops[i].1.exp()).sum::<f64>() >= MIN_STEP * prompts.len() as f64;
+            if sure { agreed(tops.iter().map(|tops| tops[i].0), prompts.len()) } else { None }
+        })
+        .collect();
     let mut means = vec![(0.0, 0.0); after.len()];
     for (contexts, tops) in contexts.iter().zip(&tops) {
         let log_probs = |side: Side, wanted: &[(usize, u32)]| {
             let contexts: Vec<Vec<u32>> = wanted.iter().map(|&(i, _)| contexts[i].clone()).collect();
-            read_rows(observer, &contexts, side, 1, |index, row, _| {
-                Ok(f64::from(row[wanted[index].1 as usize]) - log_sum_exp(row)?)
+            read_batches(observer, &contexts, side, 1, |batch, logits| {
+                let tokens: Vec<u32> = batch.iter().map(|&index| wanted[index].1).collect();
+                token_log_probs(logits, &tokens)
             })
         };
         let wanted: Vec<(usize, u32)> =
@@ -249,6 +262,26 @@ fn next_tokens(
         }
     }
     Ok(chosen.into_iter().zip(means).map(|(token, (adapted, base))| (token, adapted, base)).collect())
+}
+
+/// The most probable token of each row of logits.
+fn most_probable(logits: &Tensor) -> Result<Vec<u32>> {
+    let tops = on_cpu(logits).and_then(|logits| kernels::argmax(&logits)).map_err(inference::Error::from)?;
+    let not_finite = StatisticsError::NotFinite { what: "logits", index: 0, value: f64::NAN };
+    Ok(tops.into_iter().collect::<Option<Vec<u32>>>().ok_or(not_finite)?)
+}
+
+/// The log-probability of one token a row, in nats.
+fn token_log_probs(logits: &Tensor, tokens: &[u32]) -> Result<Vec<f64>> {
+    let log_probs = on_cpu(logits)
+        .and_then(|logits| kernels::token_log_probs(&logits, &tokens.into()))
+        .and_then(|log_probs| log_probs.to_vec1::<f32>())
+        .map_err(inference::Error::from)?;
+    Ok(log_probs.into_iter().map(f64::from).collect())
+}
+
+fn on_cpu(logits: &Tensor) -> candle_core::Result<Tensor> {
+    logits.to_device(&Device::Cpu)
 }
 
 /// The token that enough of `n` prompts agree on.
