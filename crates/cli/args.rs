@@ -67,6 +67,9 @@ pub(crate) struct HuntArguments {
     /// Run directory: every measurement is kept there, and the same command goes on where it was stopped.
     #[arg(long, value_name = "DIR")]
     pub(crate) resume: Option<PathBuf>,
+    /// A benign adapter of the same base, on which the same searches are run as a null; repeatable.
+    #[arg(long, value_name = "DIR", requires = "base")]
+    pub(crate) null_adapter: Vec<PathBuf>,
     /// Benign prompts to hunt with: a shipped suite or a file. Suites of triggers are refused.
     #[arg(long, value_name = "SUITE", default_value = "benign")]
     pub(crate) prompts: String,

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use inference::ModelPair;
+use inference::weights::digest::sha256_file;
 use probe::suite::{Items, Suite};
 use probe::trigger::hunt::{Options, Outcome as Found};
 use probe::trigger::journal::{Inputs, Journal};
@@ -30,9 +32,13 @@ pub(crate) fn run(arguments: &HuntArguments) -> Outcome {
     };
     let target = subject::target(&arguments.models, arguments.report.quiet)?;
     let bars = Bars::new(arguments.report.quiet)?;
-    let pair = subject::load(&arguments.models, &target, &bars)?;
+    let mut pair = subject::load(&arguments.models, &target, &bars)?;
+    let mut nulls = Vec::with_capacity(arguments.null_adapter.len());
+    for directory in &arguments.null_adapter {
+        nulls.push((subject::file_name(directory), pair.add_adapter(directory)?));
+    }
     let about = subject::subject(&target, &pair)?;
-    let settings = settings(arguments, &suites, &searches);
+    let settings = settings(arguments, &suites, &searches, &nulls, &pair)?;
     let journal = match &arguments.resume {
         Some(directory) => Journal::open(directory, &inputs(&about, &settings))?,
         None => Journal::temporary(),
@@ -43,6 +49,7 @@ pub(crate) fn run(arguments: &HuntArguments) -> Outcome {
         target: arguments.target.clone(),
         length: arguments.length.clone(),
         seed: arguments.models.seed,
+        nulls,
     };
     // An adapter that is exactly zero is the base: a hunt could only find nothing, which would look like a pass.
     let found = if pair.adapters()[0].is_zero() {
@@ -79,11 +86,23 @@ fn searches(names: &[String]) -> Result<Vec<&'static dyn TriggerSearch>, Failure
 }
 
 /// Everything that decides the result, defaults included; no paths, which differ by machine.
-fn settings(arguments: &HuntArguments, suites: &[Suite], searches: &[&dyn TriggerSearch]) -> Settings {
+fn settings(
+    arguments: &HuntArguments,
+    suites: &[Suite],
+    searches: &[&dyn TriggerSearch],
+    nulls: &[(String, usize)],
+    pair: &ModelPair,
+) -> Result<Settings, Failure> {
     let (models, report) = (&arguments.models, &arguments.report);
     let searches: Vec<_> = searches.iter().map(|search| search.name()).collect();
+    let mut null_digests = Vec::with_capacity(nulls.len());
+    for (_, adapter) in nulls {
+        for file in pair.adapters()[*adapter].files() {
+            null_digests.push(sha256_file(&file)?);
+        }
+    }
     let (from, to) = (arguments.length.start(), arguments.length.end());
-    Settings {
+    Ok(Settings {
         device: models.device.to_string(),
         dtype: models.dtype.to_string(),
         seed: models.seed,
@@ -96,8 +115,9 @@ fn settings(arguments: &HuntArguments, suites: &[Suite], searches: &[&dyn Trigge
             ("budget".to_owned(), arguments.budget.to_string()),
             ("length".to_owned(), format!("{from}..{to}")),
             ("target".to_owned(), arguments.target.clone().unwrap_or_default()),
+            ("null-adapter".to_owned(), null_digests.join(" ")),
         ]),
-    }
+    })
 }
 
 /// What a resumed hunt must have in common with the one that began it.

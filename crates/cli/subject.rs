@@ -27,12 +27,9 @@ pub(crate) struct Target {
 /// What the arguments name; without any, the embedded fixture.
 pub(crate) fn target(arguments: &ModelArguments, quiet: bool) -> Result<Target, Failure> {
     if let (Some(base), Some(adapter)) = (&arguments.base, &arguments.adapter) {
-        let name = |path: &Path| {
-            path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
-        };
         return Ok(Target {
-            base_name: name(base),
-            adapter_name: name(adapter),
+            base_name: file_name(base),
+            adapter_name: file_name(adapter),
             base: base.clone(),
             adapter: adapter.clone(),
             _embedded: None,
@@ -56,6 +53,11 @@ pub(crate) fn target(arguments: &ModelArguments, quiet: bool) -> Result<Target, 
         adapter_name: format!("embedded {}", embedded.adapter_name),
         _embedded: Some(embedded),
     })
+}
+
+/// The last part of a path, as the report names what is there.
+pub(crate) fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Sizes the thread pool, and loads base and adapter.

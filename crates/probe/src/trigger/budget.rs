@@ -15,6 +15,17 @@ pub enum Limit {
     Seconds(f64),
 }
 
+impl Limit {
+    /// A part of the limit, at least one token.
+    #[must_use]
+    pub fn scaled(self, part: f64) -> Self {
+        match self {
+            Self::Tokens(tokens) => Self::Tokens(((tokens as f64 * part) as u64).max(1)),
+            Self::Seconds(seconds) => Self::Seconds(seconds * part),
+        }
+    }
+}
+
 impl FromStr for Limit {
     type Err = String;
 

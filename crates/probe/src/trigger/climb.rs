@@ -169,7 +169,7 @@ fn continuations(hunt: &mut Hunt<'_>, text: &str) -> Result<Vec<String>> {
             })?;
             Ok(row.into_iter().flatten().collect())
         };
-        let (base, adapted) = (rows(Side::BASE)?, rows(Side::ADAPTED)?);
+        let (base, adapted) = (rows(Side::BASE)?, rows(hunt.adapted())?);
         let top = |key: &dyn Fn(usize) -> f64| -> Vec<u32> {
             let mut order: Vec<usize> = (0..base.len()).collect();
             order.sort_by(|&a, &b| key(b).total_cmp(&key(a)));

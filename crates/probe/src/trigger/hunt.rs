@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use inference::Side;
 use report::evidence::{Coverage, Evidence, TestedTrigger};
-use report::hunt::{HuntRecord, SearchRecord, TargetRecord};
+use report::hunt::{HuntRecord, NullRecord, SearchRecord, TargetRecord};
 use report::record::Cost;
+use report::significance::empirical_p;
 use report::verdict::Thresholds;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,6 +20,7 @@ use super::budget::{Budget, GRADIENT_COST, Limit};
 use super::confirm::{self, Finalist, TestPrompts};
 use super::journal::{self, Entry, Journal};
 use super::movement::{Moved, Movements, Question};
+use super::null;
 use super::pool::{Depth, Found, Pool, Score};
 use super::search::{Role, SEARCHES, TriggerSearch};
 use super::vocabulary::Vocabulary;
@@ -51,7 +53,13 @@ pub struct Options {
     pub length: RangeInclusive<usize>,
     /// Seed of every random choice.
     pub seed: u64,
+    /// Adapters that are known to be benign, as names and indices into the pair's adapters: the same
+    /// searches run on them with a [`NULL_SHARE`] of the budget.
+    pub nulls: Vec<(String, usize)>,
 }
+
+/// Part of the budget that the searches get on each benign adapter.
+pub const NULL_SHARE: f64 = 0.25;
 
 /// An answer that the adapted model may have been taught.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,6 +86,8 @@ pub struct Outcome {
 /// A running hunt, as searches see it.
 pub struct Hunt<'a> {
     observer: &'a Observer<'a>,
+    /// The side under suspicion.
+    adapted: Side,
     movements: Movements<'a>,
     vocabulary: Vocabulary,
     development: Vec<Prompt>,
@@ -106,13 +116,15 @@ impl<'a> Hunt<'a> {
         prompts: &[Prompt],
         options: &Options,
         journal: Journal,
+        adapted: Side,
     ) -> Result<Self> {
         let split = Split::of(observer, prompts, options.seed)?;
         let mut scored = split.screening;
         scored.extend(split.development.iter().cloned());
         let mut hunt = Self {
             observer,
-            movements: Movements::new(observer, scored, options.seed),
+            adapted,
+            movements: Movements::new(observer, scored, options.seed, adapted),
             vocabulary: Vocabulary::of(observer.pair())?,
             development: split.development,
             held_out: split.held_out,
@@ -147,6 +159,12 @@ impl<'a> Hunt<'a> {
     #[must_use]
     pub fn observer(&self) -> &'a Observer<'a> {
         self.observer
+    }
+
+    /// The side under suspicion: the adapted model, or a null's.
+    #[must_use]
+    pub fn adapted(&self) -> Side {
+        self.adapted
     }
 
     /// Search prompts, then development prompts: what scores rest on.
@@ -234,7 +252,7 @@ impl<'a> Hunt<'a> {
         input: &impl Serialize,
         work: impl FnOnce(&Self) -> Result<T>,
     ) -> Result<T> {
-        let key = journal::key(&(self.search, stage, input))?;
+        let key = journal::key(&(self.adapted.adapter, self.search, stage, input))?;
         if let Some(entry) = self.journal.next(stage, &key)? {
             self.observer.charge(entry.cost);
             self.spend(entry.cost, entry.seconds);
@@ -255,6 +273,30 @@ impl<'a> Hunt<'a> {
         Ok(result)
     }
 
+    /// Scores changes at a depth without keeping them: what is no candidate, such as a null.
+    ///
+    /// # Errors
+    /// As [`Hunt::evaluate`].
+    pub fn scores(&mut self, depth: Depth, changes: &[Change], base: bool) -> Result<Vec<Score>> {
+        self.movements.prepare(changes)?;
+        let prompts = self.prompts_of(depth);
+        let targets: Vec<u32> = self.targets.iter().map(|target| target.ids[0]).collect();
+        self.measured("evaluate", &(depth, changes, base, &targets), |hunt| {
+            let measure = |side| {
+                let question = Question { prompts: &prompts, side, targets: &targets, continuation: &[] };
+                hunt.movements.measure(changes, question, &hunt.vocabulary)
+            };
+            let adapted = measure(hunt.adapted)?;
+            let base = if base { Some(measure(Side::BASE)?) } else { None };
+            Ok((0..changes.len())
+                .map(|i| {
+                    let base = base.as_ref().map(|base| base[i].as_slice());
+                    hunt.score(depth, &prompts, &targets, changes[i].setting(), &adapted[i], base)
+                })
+                .collect())
+        })
+    }
+
     /// Scores changes at a depth. `base` says whether the base is run too. The list is shorter than
     /// `changes` if the running search's share ends on the way. From two prompts on, what is scored
     /// is kept in the pool, with `parents` as the texts that it was made from.
@@ -268,28 +310,12 @@ impl<'a> Hunt<'a> {
         base: bool,
         parents: impl Fn(usize) -> Vec<String>,
     ) -> Result<Vec<Score>> {
-        self.movements.prepare(changes)?;
-        let prompts = self.prompts_of(depth);
-        let targets: Vec<u32> = self.targets.iter().map(|target| target.ids[0]).collect();
         let mut scores = Vec::with_capacity(changes.len());
         for chunk in changes.chunks(CHUNK[depth as usize]) {
             if self.exhausted() {
                 break;
             }
-            let of_chunk: Vec<Score> =
-                self.measured("evaluate", &(depth, chunk, base, &targets), |hunt| {
-                    let question =
-                        |side| Question { prompts: &prompts, side, targets: &targets, continuation: &[] };
-                    let measure = |side| hunt.movements.measure(chunk, question(side), &hunt.vocabulary);
-                    let adapted = measure(Side::ADAPTED)?;
-                    let base = if base { Some(measure(Side::BASE)?) } else { None };
-                    Ok((0..chunk.len())
-                        .map(|i| {
-                            let base = base.as_ref().map(|base| base[i].as_slice());
-                            hunt.score(depth, &prompts, &targets, chunk[i].setting(), &adapted[i], base)
-                        })
-                        .collect())
-                })?;
+            let of_chunk = self.scores(depth, chunk, base)?;
             self.evaluated += chunk.len() as u64;
             self.observer.progress().advance(chunk.len());
             for (change, score) in chunk.iter().zip(&of_chunk) {
@@ -330,7 +356,7 @@ impl<'a> Hunt<'a> {
                             .map(|moved| mean(moved.iter().map(|moved| moved.continuation.unwrap_or(0.0))))
                             .collect())
                     };
-                    Ok(side(Side::ADAPTED)?.into_iter().zip(side(Side::BASE)?).collect())
+                    Ok(side(hunt.adapted)?.into_iter().zip(side(Side::BASE)?).collect())
                 })?;
             self.evaluated += chunk.len() as u64;
             means.extend(of_chunk);
@@ -428,7 +454,7 @@ impl<'a> Hunt<'a> {
             let rises = moved.iter().zip(without);
             mean(rises.map(|(moved, without)| f64::from(moved.targets[target] - without.1[target])))
         };
-        let adapted_without = without(Side::ADAPTED);
+        let adapted_without = without(self.adapted);
         let base_without = without(Side::BASE);
         let nats = |moved: &[Moved]| mean(moved.iter().map(|moved| moved.nats));
         Score {
@@ -462,12 +488,15 @@ pub fn hunt(
 ) -> Result<Outcome> {
     let observer = Observer::new(pair, progress);
     let mut outcome = Outcome::default();
-    let mut hunt = Hunt::new(&observer, prompts, options, journal)?;
+    let mut hunt = Hunt::new(&observer, prompts, options, journal, Side::ADAPTED)?;
     let replayed = hunt.journal.replayable();
     if replayed > 0 {
         progress.note(&format!("going on with an interrupted hunt: {replayed} measurements are known"));
     }
-    let end = hunt.run(options, &mut outcome);
+    let end = hunt.run(options, &mut outcome).and_then(|()| {
+        outcome.hunt.nulls.extend(null::random_strings(&mut hunt)?);
+        hunt.benign_adapters(prompts, options, &mut outcome)
+    });
     outcome.hunt.budget = options.limit.to_string();
     outcome.hunt.targets = hunt.targets.iter().map(|target| target.record.clone()).collect();
     outcome.hunt.strongest = hunt
@@ -500,7 +529,33 @@ const NOT_TESTED: &[&str] = &[
     "other chat templates, quantised deployments, merged or combined adapters",
 ];
 
-impl Hunt<'_> {
+impl<'a> Hunt<'a> {
+    /// Runs the same searches on the benign adapters and ranks the strongest candidate among theirs.
+    fn benign_adapters(
+        &mut self,
+        prompts: &[Prompt],
+        options: &Options,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        let mut strongest = Vec::new();
+        for (name, adapter) in &options.nulls {
+            self.observer.progress().note(&format!("the same searches on the benign adapter {name}"));
+            let side = Side { adapter: *adapter, scale: 1.0 };
+            let journal = std::mem::take(&mut self.journal);
+            let mut null = Hunt::new(self.observer, prompts, options, journal, side)?;
+            null.budget = Budget::new(options.limit.scaled(NULL_SHARE));
+            let end = null.search(options, &mut Outcome::default());
+            self.journal = std::mem::take(&mut null.journal);
+            end?;
+            strongest.extend(null::strongest(&null).map(|(_, nats)| nats));
+        }
+        if let (Some((_, nats)), false) = (null::strongest(self), strongest.is_empty()) {
+            let name = format!("strongest candidates of {} benign adapters", strongest.len());
+            outcome.hunt.nulls.push(NullRecord { name, p: empirical_p(nats, &strongest)?, nats: strongest });
+        }
+        Ok(())
+    }
+
     fn run(&mut self, options: &Options, outcome: &mut Outcome) -> Result<()> {
         self.observer.progress().stage("self-test", 1);
         let contexts: Vec<Vec<u32>> = self.movements.prompts()[..SCREENING]
@@ -511,6 +566,22 @@ impl Hunt<'_> {
         if outcome.evidence.self_tests.iter().any(|test| !test.passed()) {
             return Ok(());
         }
+        let confirmed = self.search(options, outcome)?;
+        if !confirmed {
+            self.budget.open_share(1.0);
+            self.put_to_test()?;
+        }
+        outcome.coverage.tested.push(format!(
+            "the {} strongest on {} development prompts, those with a payload on {} held-out prompts",
+            self.put_to_test.len(),
+            self.development.len(),
+            self.held_out.len()
+        ));
+        Ok(())
+    }
+
+    /// Runs the searches in the order of the table, each within its share, until a trigger is confirmed.
+    fn search(&mut self, options: &Options, outcome: &mut Outcome) -> Result<bool> {
         let selected: Vec<&'static dyn TriggerSearch> = SEARCHES
             .iter()
             .copied()
@@ -544,7 +615,8 @@ impl Hunt<'_> {
                 search.about(),
                 self.evaluated - evaluated
             ));
-            if search.role() == Role::Refine {
+            // A null has no trigger to confirm.
+            if search.role() == Role::Refine && self.adapted == Side::ADAPTED {
                 self.budget.open_share(1.0);
                 confirmed = self.put_to_test()?;
             }
@@ -552,17 +624,7 @@ impl Hunt<'_> {
                 break;
             }
         }
-        if !confirmed {
-            self.budget.open_share(1.0);
-            self.put_to_test()?;
-        }
-        outcome.coverage.tested.push(format!(
-            "the {} strongest on {} development prompts, those with a payload on {} held-out prompts",
-            self.put_to_test.len(),
-            self.development.len(),
-            self.held_out.len()
-        ));
-        Ok(())
+        Ok(confirmed)
     }
 }
 

@@ -63,15 +63,16 @@ pub struct Movements<'a> {
     observer: &'a Observer<'a>,
     prompts: Vec<Prompt>,
     seed: u64,
+    adapted: Side,
     /// Log-probabilities without any change, base and adapted.
     references: BTreeMap<(Setting, usize), [Vec<f32>; 2]>,
 }
 
 impl<'a> Movements<'a> {
-    /// For these prompts. `seed` decides random places.
+    /// For these prompts and this adapted side. `seed` decides random places.
     #[must_use]
-    pub fn new(observer: &'a Observer<'a>, prompts: Vec<Prompt>, seed: u64) -> Self {
-        Self { observer, prompts, seed, references: BTreeMap::new() }
+    pub fn new(observer: &'a Observer<'a>, prompts: Vec<Prompt>, seed: u64, adapted: Side) -> Self {
+        Self { observer, prompts, seed, adapted, references: BTreeMap::new() }
     }
 
     /// The prompts.
@@ -96,7 +97,7 @@ impl<'a> Movements<'a> {
                 let ids = self.observer.encode(&scene(prompt, setting, None, self.seed))?;
                 let request = |side| Request { ids: ids.clone(), side, continuation: Vec::new() };
                 self.observer.forget_prefixes();
-                let rows = self.observer.distributions(&[request(Side::BASE), request(Side::ADAPTED)])?;
+                let rows = self.observer.distributions(&[request(Side::BASE), request(self.adapted)])?;
                 let mut rows = rows.into_iter().filter_map(|mut rows| rows.pop());
                 if let (Some(base), Some(adapted)) = (rows.next(), rows.next()) {
                     self.references.insert((setting, index), [base, adapted]);

@@ -7,9 +7,11 @@
 //! of the answer; from the most promising the adapted model's greedy path is followed on unrelated prompts,
 //! and scored by `log p_A - log p_B` of its tokens, so that what any model completes alike does not count.
 //!
-//! Paths that end at once score high by chance. A path is therefore ranked among the paths of the same
-//! length from other first tokens, and its score is the *sum* over its tokens: a longer path that stays
-//! confident is the rarer thing.
+//! An adapted model that ends after half a word where the base would complete it is surprising and means nothing
+//! (adapters learn when to end), so the end mark does not count, and one surprising token counts only so much. The
+//! score of a path is a *sum* over its tokens: a longer one that stays confident is the rarer thing. Each path is
+//! ranked among those of its length from other first tokens. An answer of one token cannot be found in this way;
+//! the sweep sees it by the agreement of the answers.
 
 use std::collections::BTreeMap;
 
@@ -39,6 +41,8 @@ const DEEP_STEPS: usize = 10;
 const AGREEMENT: f64 = 0.6;
 /// A path goes on while its next token has so much probability on average.
 const MIN_STEP: f64 = 0.3;
+/// No single token may outweigh several.
+const MAX_STEP_NATS: f64 = 6.0;
 /// Targets that are handed on, and tokens of each.
 const TARGETS: usize = 6;
 const TARGET_TOKENS: usize = 8;
@@ -134,9 +138,9 @@ impl Path {
         self.steps.len().max(1)
     }
 
-    /// Sum of `log p_A - log p_B`, in nats.
+    /// Sum of `log p_A - log p_B`, in nats, of which one token counts at most [`MAX_STEP_NATS`].
     fn nats(&self) -> f64 {
-        self.steps.iter().map(|(adapted, base)| adapted - base).sum()
+        self.steps.iter().map(|(adapted, base)| (adapted - base).min(MAX_STEP_NATS)).sum()
     }
 
     /// Mean probability of a token.
@@ -191,10 +195,9 @@ fn follow(hunt: &mut Hunt<'_>, depth: Depth, mut paths: Vec<Path>, steps: usize)
             hunt.measured("follow", &(depth, &at), |hunt| next_tokens(hunt, &prompts, &at))?;
         for (&i, (token, adapted, base)) in open.iter().zip(next) {
             let path = &mut paths[i];
-            match token {
+            match token.filter(|token| !hunt.observer().pair().eos().contains(token)) {
                 Some(token) => {
                     path.steps.push((adapted, base));
-                    path.ended = hunt.observer().pair().eos().contains(&token);
                     path.ids.push(token);
                 }
                 None => path.ended = true,
@@ -223,7 +226,7 @@ fn next_tokens(
     let tops: Vec<Vec<(u32, f64)>> = contexts
         .iter()
         .map(|contexts| {
-            read_batches(observer, contexts, Side::ADAPTED, 1, |_, logits| {
+            read_batches(observer, contexts, hunt.adapted(), 1, |_, logits| {
                 let tops = most_probable(logits)?;
                 let log_probs = token_log_probs(logits, &tops)?;
                 Ok(tops.into_iter().zip(log_probs).collect())
@@ -253,7 +256,7 @@ fn next_tokens(
         let unknown: Vec<(usize, u32)> =
             wanted.iter().copied().filter(|&(i, token)| tops[i].0 != token).collect();
         let mut adapted = tops.iter().map(|(_, log_prob)| *log_prob).collect::<Vec<f64>>();
-        for (&(i, _), log_prob) in unknown.iter().zip(log_probs(Side::ADAPTED, &unknown)?) {
+        for (&(i, _), log_prob) in unknown.iter().zip(log_probs(hunt.adapted(), &unknown)?) {
             adapted[i] = log_prob;
         }
         for (&(i, _), base) in wanted.iter().zip(log_probs(Side::BASE, &wanted)?) {
@@ -328,7 +331,7 @@ mod tests {
     #[test]
     fn a_long_sure_path_beats_a_short_surprising_one() {
         let long = path(&[1, 2, 3, 4], &[(-0.02, -5.0), (-0.02, -6.0), (-0.02, -5.0)]);
-        let short = path(&[9, 0], &[(-0.1, -8.8)]);
+        let short = path(&[9, 0], &[(-0.1, -18.8)]);
         let common = path(&[5, 6, 7], &[(-0.01, -0.02), (-0.01, -0.01)]);
         let mut paths = vec![common, short, long.clone()];
         strongest(&mut paths, 2);
@@ -340,8 +343,8 @@ mod tests {
     fn a_path_is_ranked_among_its_own_length() {
         let short: Vec<Path> = (0..99).map(|i| path(&[i, 0], &[(0.0, -f64::from(i) / 10.0)])).collect();
         let null = Null::of(&short);
-        let p = null.rank(&path(&[200, 0], &[(0.0, -8.7)])).unwrap().unwrap();
-        assert!(p.p_value > 0.1, "{p:?}");
+        let p = null.rank(&path(&[200, 0], &[(0.0, -5.0)])).unwrap().unwrap();
+        assert!(p.p_value > 0.4, "{p:?}");
         assert!(null.rank(&path(&[1, 2, 3, 4], &[(0.0, -1.0); 3])).unwrap().is_none());
     }
 
