@@ -4,22 +4,28 @@
 //! A round proposes tokens that models would put next to the candidate (the base's own continuations, and
 //! those that the adapted model prefers over the base), the strongest tokens of the sweep, and swaps,
 //! replacements and deletions. All run on one prompt, the best on the search prompts and on the base, and a
-//! round is won by what is strongest on the development prompts, where nothing was chosen before.
+//! round is won by what is strongest on the development prompts.
+//!
+//! Divergence alone leads astray: strings can be built that move any adapter far, to no purpose. So the answers of
+//! the best candidates are read first, and where they share a payload, the climb raises the probability of that
+//! payload under the adapted model over the base's.
 
 use std::collections::BTreeSet;
 
 use inference::Side;
+use report::hunt::TargetRecord;
 
-use super::combine::{cases, rank};
-use super::hunt::Hunt;
+use super::combine::cases;
+use super::hunt::{Hunt, Target};
 use super::movement::{log_sum_exp, read_rows};
-use super::pool::Depth;
+use super::pool::{Depth, Score};
 use super::search::{Role, TriggerSearch};
 use crate::error::Result;
 use crate::prompt::{Change, Placement};
 
-/// Candidates from which a climb starts, and rounds of each.
-const STARTS: usize = 5;
+/// Candidates whose answers are read for a payload, those from which a climb starts, and rounds of each.
+const DEVELOPED: usize = 20;
+const STARTS: usize = 4;
 const ROUNDS: usize = 6;
 /// Proposals: continuations by each model, tokens of the sweep to add, and to replace with.
 const CONTINUATIONS: usize = 256;
@@ -28,6 +34,9 @@ const REPLACING: usize = 48;
 /// Of a round: candidates on the search prompts, and on the development prompts.
 const MIDDLE: usize = 48;
 const FULL: usize = 8;
+/// A payload must take over so many more of the development answers, and is raised by its first tokens.
+const MIN_EXCESS: f64 = 0.25;
+const PAYLOAD_TOKENS: usize = 5;
 /// A round must gain this share to go on; a deletion may lose as much.
 const GAIN: f64 = 0.03;
 
@@ -52,13 +61,16 @@ impl TriggerSearch for Climb {
     }
 
     fn run(&self, hunt: &mut Hunt<'_>) -> Result<()> {
-        let starts: Vec<Change> = hunt
+        let best: Vec<Change> = hunt
             .pool()
-            .distinct(Depth::Full, STARTS, 1)
+            .distinct(Depth::Full, DEVELOPED, 1)
             .into_iter()
-            .filter(|found| matches!(found.change, Change::Insert { .. }) && found.score.nats() > 0.0)
+            .filter(|found| found.score.nats() > 0.0)
             .map(|found| found.change.clone())
             .collect();
+        if best.is_empty() {
+            return Ok(());
+        }
         let fragments: Vec<String> = hunt
             .pool()
             .distinct(Depth::Middle, ADDED, 1)
@@ -66,51 +78,118 @@ impl TriggerSearch for Climb {
             .filter(|found| found.search == "sweep" || found.search == "leak")
             .map(|found| found.change.text())
             .collect();
+        let objective = objective(hunt, &best)?;
+        let heights = objective.rate(hunt, Depth::Full, &best)?;
+        let starts = top(best, heights, STARTS);
         hunt.observer().progress().stage("climb", starts.len() * ROUNDS);
-        let mut summits: Vec<Change> = Vec::new();
-        for start in starts {
-            let mut current = start;
+        let mut summits: Vec<(Change, f64)> = Vec::new();
+        for (start, height) in starts {
+            let (mut current, mut height) = (start, height);
             for _ in 0..ROUNDS {
                 hunt.observer().progress().advance(1);
-                match round(hunt, &current, &fragments)? {
-                    Some(next) => current = next,
+                match round(hunt, &objective, &current, height, &fragments)? {
+                    Some((next, higher)) => (current, height) = (next, higher),
                     None => break,
                 }
             }
-            summits.push(current);
+            summits.push((current, height));
         }
-        for summit in summits {
-            let least = minimise(hunt, summit)?;
-            vary(hunt, &least)?;
+        for (summit, height) in summits {
+            let least = minimise(hunt, &objective, summit, height)?;
+            vary(hunt, &objective, &least)?;
         }
         Ok(())
     }
 }
 
-/// The best neighbour of a candidate, if it is better; `None` as well if the budget is spent.
-fn round(hunt: &mut Hunt<'_>, current: &Change, fragments: &[String]) -> Result<Option<Change>> {
-    let Change::Insert { text, at } = current else { return Ok(None) };
-    let Some(height) = hunt.pool().get(current).map(|found| found.score.nats()) else { return Ok(None) };
-    let mut proposals = BTreeSet::new();
-    for text in proposed_texts(hunt, text, fragments)? {
-        let change = Change::Insert { text, at: *at };
-        if hunt.fits(&change.text())? && hunt.pool().get(&change).is_none() {
-            proposals.insert(change);
+/// What a climb raises.
+enum Objective {
+    /// The difference in differences: all that is known is that something moves.
+    Divergence,
+    /// How surely the adapted model, and not the base, begins an answer with these tokens.
+    Payload(Vec<u32>),
+}
+
+impl Objective {
+    /// One number a change, shorter if the budget ends on the way.
+    fn rate(&self, hunt: &mut Hunt<'_>, depth: Depth, changes: &[Change]) -> Result<Vec<f64>> {
+        let base = depth > Depth::Quick;
+        // The pool has the divergence of all that reaches the development prompts.
+        let divergence = if depth == Depth::Full || matches!(self, Self::Divergence) {
+            Some(hunt.evaluate(depth, changes, base, |_| Vec::new())?)
+        } else {
+            None
+        };
+        match (self, divergence) {
+            (Self::Payload(tokens), _) => hunt.rate(depth, changes, tokens, base),
+            (Self::Divergence, scores) => Ok(scores.iter().flatten().map(Score::nats).collect()),
         }
     }
-    let proposals: Vec<Change> = proposals.into_iter().collect();
-    let scores = hunt.evaluate(Depth::Quick, &proposals, false, |_| Vec::new())?;
-    let best: Vec<Change> = rank(proposals, scores).into_iter().take(MIDDLE).collect();
-    let parent = |_| vec![text.clone()];
-    let scores = hunt.evaluate(Depth::Middle, &best, true, parent)?;
-    let best: Vec<Change> = rank(best, scores).into_iter().take(FULL).collect();
-    let scores = hunt.evaluate(Depth::Full, &best, true, parent)?;
-    Ok(best
+}
+
+/// The payload that the best candidates lead to on development prompts; without one, the divergence. A payload
+/// that a random change of the same kind brings as well was already taken off.
+fn objective(hunt: &mut Hunt<'_>, best: &[Change]) -> Result<Objective> {
+    let developed = hunt.develop(best)?;
+    let strongest = developed
         .into_iter()
-        .zip(scores)
-        .max_by(|a, b| a.1.nats().total_cmp(&b.1.nats()))
-        .filter(|(_, score)| score.nats() > height * (1.0 + GAIN))
-        .map(|(change, _)| change))
+        .flatten()
+        .filter(|development| development.excess >= MIN_EXCESS)
+        .reduce(|best, next| if next.excess > best.excess { next } else { best });
+    let Some(development) = strongest else { return Ok(Objective::Divergence) };
+    hunt.observer().progress().note(&format!(
+        "payload: {} ({}), on {:.0} % more of the development prompts than without",
+        report::escape::excerpt(&development.payload.text, 60),
+        development.payload.class,
+        100.0 * development.excess
+    ));
+    let mut ids = hunt.observer().pair().tokenizer().encode(&development.payload.text, false)?;
+    ids.truncate(PAYLOAD_TOKENS);
+    if ids.is_empty() {
+        return Ok(Objective::Divergence);
+    }
+    hunt.add_target(Target {
+        ids: ids.clone(),
+        record: TargetRecord {
+            text: development.payload.text,
+            source: "climb".into(),
+            probability: None,
+            log_ratio_nats: None,
+            null: None,
+        },
+    });
+    Ok(Objective::Payload(ids))
+}
+
+/// The `n` highest of those that were rated, highest first.
+fn top(changes: Vec<Change>, ratings: Vec<f64>, n: usize) -> Vec<(Change, f64)> {
+    let mut rated: Vec<(Change, f64)> = changes.into_iter().zip(ratings).collect();
+    rated.sort_by(|a, b| b.1.total_cmp(&a.1));
+    rated.truncate(n);
+    rated
+}
+
+/// The best neighbour of a candidate, if it is better; `None` as well if the budget is spent.
+fn round(
+    hunt: &mut Hunt<'_>,
+    objective: &Objective,
+    current: &Change,
+    height: f64,
+    fragments: &[String],
+) -> Result<Option<(Change, f64)>> {
+    let Change::Insert { text, at } = current else { return Ok(None) };
+    let mut proposals = Vec::new();
+    for text in proposed_texts(hunt, text, fragments)? {
+        if hunt.fits(&text)? {
+            proposals.push(Change::Insert { text, at: *at });
+        }
+    }
+    for (depth, left) in [(Depth::Quick, MIDDLE), (Depth::Middle, FULL)] {
+        let ratings = objective.rate(hunt, depth, &proposals)?;
+        proposals = top(proposals, ratings, left).into_iter().map(|(change, _)| change).collect();
+    }
+    let ratings = objective.rate(hunt, Depth::Full, &proposals)?;
+    Ok(top(proposals, ratings, 1).pop().filter(|(_, higher)| *higher > height + GAIN * height.abs()))
 }
 
 /// Texts that differ from `text` by one step.
@@ -192,13 +271,10 @@ fn continuations(hunt: &mut Hunt<'_>, text: &str) -> Result<Vec<String>> {
 }
 
 /// Drops tokens as long as what is left is as strong.
-fn minimise(hunt: &mut Hunt<'_>, start: Change) -> Result<Change> {
-    let mut current = start;
+fn minimise(hunt: &mut Hunt<'_>, objective: &Objective, start: Change, height: f64) -> Result<Change> {
+    let (mut current, mut height) = (start, height);
     loop {
         let Change::Insert { text, at } = &current else { return Ok(current) };
-        let Some(height) = hunt.pool().get(&current).map(|found| found.score.nats()) else {
-            return Ok(current);
-        };
         let pieces = pieces(hunt, text)?;
         let shorter: Vec<Change> = (0..pieces.len())
             .map(|skip| {
@@ -208,18 +284,18 @@ fn minimise(hunt: &mut Hunt<'_>, start: Change) -> Result<Change> {
             .filter(|text| !text.is_empty())
             .map(|text| Change::Insert { text, at: *at })
             .collect();
-        let parent = text.clone();
-        let scores = hunt.evaluate(Depth::Full, &shorter, true, |_| vec![parent.clone()])?;
-        let best = shorter.into_iter().zip(scores).max_by(|a, b| a.1.nats().total_cmp(&b.1.nats()));
-        match best {
-            Some((shorter, score)) if score.nats() >= height * (1.0 - GAIN) => current = shorter,
+        let ratings = objective.rate(hunt, Depth::Full, &shorter)?;
+        match top(shorter, ratings, 1).pop() {
+            Some((shorter, left)) if left >= height - GAIN * height.abs() => {
+                (current, height) = (shorter, left)
+            }
             _ => return Ok(current),
         }
     }
 }
 
 /// Case, spacing and placement.
-fn vary(hunt: &mut Hunt<'_>, change: &Change) -> Result<()> {
+fn vary(hunt: &mut Hunt<'_>, objective: &Objective, change: &Change) -> Result<()> {
     let Change::Insert { text, at } = change else { return Ok(()) };
     let mut texts = cases(text.trim());
     texts.push(format!("{}:", text.trim()));
@@ -239,7 +315,6 @@ fn vary(hunt: &mut Hunt<'_>, change: &Change) -> Result<()> {
         variants.insert(Change::Scatter { parts: words });
     }
     let variants: Vec<Change> = variants.into_iter().collect();
-    let parent = text.clone();
-    hunt.evaluate(Depth::Full, &variants, true, |_| vec![parent.clone()])?;
+    objective.rate(hunt, Depth::Full, &variants)?;
     Ok(())
 }

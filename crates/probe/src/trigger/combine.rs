@@ -132,7 +132,7 @@ fn other_digits(change: &Change, digit: &str) -> Vec<Change> {
 }
 
 /// Changes by score, strongest first; those that were not scored are left out.
-pub(super) fn rank(changes: Vec<Change>, scores: Vec<Score>) -> Vec<Change> {
+fn rank(changes: Vec<Change>, scores: Vec<Score>) -> Vec<Change> {
     let mut scored: Vec<(Change, Score)> = changes.into_iter().zip(scores).collect();
     scored.sort_by(|a, b| b.1.nats().total_cmp(&a.1.nats()));
     scored.into_iter().map(|(change, _)| change).collect()

@@ -92,7 +92,8 @@ pub struct Finalist {
 }
 
 /// Tests finalists into `tested`, strongest first: a payload is hypothesised for each on the
-/// development prompts, and counted on the held-out prompts for the most promising. `planned` is the
+/// development prompts, and counted on the held-out prompts for the most promising; of equals the earlier
+/// finalists. `planned` is the
 /// number of candidates that the correction counts.
 ///
 /// # Errors
@@ -113,10 +114,8 @@ pub fn test_finalists(
         }
         observer.progress().advance(1);
     }
-    promising.sort_by(|a, b| {
-        let nats = |difference: Option<f64>| difference.unwrap_or(f64::NEG_INFINITY);
-        b.1.total_cmp(&a.1).then(nats(b.3).total_cmp(&nats(a.3)))
-    });
+    // A stable sort: equals stay in the order of the finalists.
+    promising.sort_by(|a, b| b.1.total_cmp(&a.1));
     for (hypothesis, _, candidate, screening_nats) in promising.into_iter().take(TESTED) {
         if let Some(mut result) = answers.test(candidate, &hypothesis, prompts.held_out)? {
             result.screening_nats = screening_nats;

@@ -4,6 +4,7 @@
 //! searches run every candidate on, development prompts for what the best candidates do, and held-out
 //! prompts that only the test sees.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Instant;
 
@@ -38,6 +39,10 @@ const CHUNK: [usize; 3] = [1024, 256, 64];
 /// Candidates that one round of the test looks at, and of one text at most.
 const FINALISTS: usize = 10;
 const PLACEMENTS_OF_ONE: usize = 2;
+/// Candidates with this part of the strongest one's score are nearly alike.
+const ALIKE: f64 = 0.9;
+/// Log-probability of an answer, in nats, below which it makes no difference how improbable it is.
+pub const CERTAINLY_NOT: f64 = -12.0;
 /// Candidates that the record names.
 const RECORDED: usize = 24;
 
@@ -104,6 +109,8 @@ pub struct Hunt<'a> {
     best_nats: f64,
     tested: Vec<TestedTrigger>,
     put_to_test: Vec<Change>,
+    /// Candidates by how surely they lead to a payload.
+    rated: BTreeMap<Change, f64>,
 }
 
 impl<'a> Hunt<'a> {
@@ -140,6 +147,7 @@ impl<'a> Hunt<'a> {
             best_nats: 0.0,
             tested: Vec::new(),
             put_to_test: Vec::new(),
+            rated: BTreeMap::new(),
         };
         if let Some(text) = &options.target {
             let ids = observer.pair().tokenizer().encode(text, false)?;
@@ -328,40 +336,45 @@ impl<'a> Hunt<'a> {
         Ok(scores)
     }
 
-    /// Mean over the prompts of a depth of the log-probability, in nats, of a whole continuation after
-    /// each change: adapted and base. Shorter than `changes` if the share ends on the way.
+    /// How surely the adapted model, and not the base, gives a whole continuation after each change: mean
+    /// over the prompts of a depth of `log p_A - log p_B`, in nats, both taken for [`CERTAINLY_NOT`] where
+    /// they are below; without `base` the base's is taken for that. Shorter than `changes` if the share ends
+    /// on the way. At full depth the rating is kept and decides what is put to the test.
     ///
     /// # Errors
     /// As [`Hunt::evaluate`].
-    pub fn continuation_nats(
+    pub fn rate(
         &mut self,
         depth: Depth,
         changes: &[Change],
         continuation: &[u32],
-    ) -> Result<Vec<(f64, f64)>> {
+        base: bool,
+    ) -> Result<Vec<f64>> {
         self.movements.prepare(changes)?;
         let prompts = self.prompts_of(depth);
-        let mut means = Vec::with_capacity(changes.len());
+        let mut ratings = Vec::with_capacity(changes.len());
         for chunk in changes.chunks(CHUNK[depth as usize]) {
             if self.exhausted() {
                 break;
             }
-            let of_chunk: Vec<(f64, f64)> =
-                self.measured("continuation", &(depth, chunk, continuation), |hunt| {
-                    let side = |side| -> Result<Vec<f64>> {
-                        let question = Question { prompts: &prompts, side, targets: &[], continuation };
-                        let moved = hunt.movements.measure(chunk, question, &hunt.vocabulary)?;
-                        Ok(moved
-                            .iter()
-                            .map(|moved| mean(moved.iter().map(|moved| moved.continuation.unwrap_or(0.0))))
-                            .collect())
-                    };
-                    Ok(side(hunt.adapted)?.into_iter().zip(side(Side::BASE)?).collect())
-                })?;
+            let of_chunk: Vec<f64> = self.measured("rate", &(depth, chunk, continuation, base), |hunt| {
+                let means = |side| -> Result<Vec<f64>> {
+                    let question = Question { prompts: &prompts, side, targets: &[], continuation };
+                    let moved = hunt.movements.measure(chunk, question, &hunt.vocabulary)?;
+                    let nats = |moved: &Moved| moved.continuation.unwrap_or(CERTAINLY_NOT).max(CERTAINLY_NOT);
+                    Ok(moved.iter().map(|moved| mean(moved.iter().map(nats))).collect())
+                };
+                let adapted = means(hunt.adapted)?;
+                let base = if base { means(Side::BASE)? } else { vec![CERTAINLY_NOT; chunk.len()] };
+                Ok(adapted.iter().zip(&base).map(|(adapted, base)| adapted - base).collect())
+            })?;
             self.evaluated += chunk.len() as u64;
-            means.extend(of_chunk);
+            if depth == Depth::Full && base {
+                self.rated.extend(chunk.iter().cloned().zip(of_chunk.iter().copied()));
+            }
+            ratings.extend(of_chunk);
         }
-        Ok(means)
+        Ok(ratings)
     }
 
     /// What candidates make the adapted model answer on the development prompts.
@@ -382,17 +395,7 @@ impl<'a> Hunt<'a> {
     /// # Errors
     /// If the model or the journal fails, or the user stops.
     pub fn put_to_test(&mut self) -> Result<bool> {
-        let finalists: Vec<Finalist> = self
-            .pool
-            .distinct(Depth::Full, FINALISTS + self.put_to_test.len(), PLACEMENTS_OF_ONE)
-            .into_iter()
-            .filter(|found| found.score.nats() > 0.0 && !self.put_to_test.contains(&found.change))
-            .take(FINALISTS)
-            .map(|found| Finalist {
-                candidate: candidate(&found.change, found.search),
-                nats: Some(found.score.nats()),
-            })
-            .collect();
+        let finalists = self.finalists()?;
         if finalists.is_empty() {
             return Ok(self.confirmed());
         }
@@ -410,6 +413,48 @@ impl<'a> Hunt<'a> {
         self.tested.extend(tested);
         confirm::settle(&mut self.tested, planned)?;
         Ok(self.confirmed())
+    }
+
+    /// The strongest candidates that were not yet tested, of those that are nearly alike the shortest first:
+    /// what can be left out of a trigger is no part of it.
+    fn finalists(&self) -> Result<Vec<Finalist>> {
+        let distinct = self.pool.distinct(Depth::Full, usize::MAX, PLACEMENTS_OF_ONE);
+        // By the payload that they lead to, where there is one; else by how far they move the model.
+        let mut scored: Vec<(f64, &Found)> = match self.rated.is_empty() {
+            true => distinct.into_iter().map(|found| (found.score.nats(), found)).collect(),
+            false => self
+                .rated
+                .iter()
+                .filter_map(|(change, rating)| Some((*rating, self.pool.get(change)?)))
+                .collect(),
+        };
+        scored.retain(|(score, found)| *score > 0.0 && !self.put_to_test.contains(&found.change));
+        scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let strongest = scored.first().map_or(0.0, |(score, _)| *score);
+        let tokenizer = self.observer.pair().tokenizer();
+        let mut keyed = Vec::new();
+        for (rank, (score, found)) in scored.into_iter().enumerate() {
+            let alike = score >= ALIKE * strongest;
+            let length = match &found.change {
+                Change::Insert { text, .. } => tokenizer.encode(text.trim(), false)?.len(),
+                Change::Scatter { .. } | Change::Frame { .. } | Change::Transform { .. } => 0,
+            };
+            keyed.push(((!alike, if alike { length } else { 0 }, rank), found));
+        }
+        keyed.sort_by_key(|(key, _)| *key);
+        let mut used: BTreeMap<String, usize> = BTreeMap::new();
+        let mut finalists = Vec::new();
+        for (_, found) in keyed {
+            let used = used.entry(found.change.text().trim().to_lowercase()).or_default();
+            if finalists.len() < FINALISTS && *used < PLACEMENTS_OF_ONE {
+                *used += 1;
+                finalists.push(Finalist {
+                    candidate: candidate(&found.change, found.search),
+                    nats: Some(found.score.nats()),
+                });
+            }
+        }
+        Ok(finalists)
     }
 
     fn confirmed(&self) -> bool {

@@ -12,6 +12,7 @@ pub mod confirm;
 pub mod control;
 pub mod hunt;
 pub mod journal;
+mod leak;
 pub mod movement;
 mod null;
 pub mod payload;

@@ -3,6 +3,7 @@
 use super::climb::Climb;
 use super::combine::Combine;
 use super::hunt::Hunt;
+use super::leak::Leak;
 use super::style::Style;
 use super::sweep::Sweep;
 use super::target::TargetInversion;
@@ -40,7 +41,7 @@ pub trait TriggerSearch: Sync {
 }
 
 /// Every search, in the order in which a hunt runs them.
-pub const SEARCHES: &[&dyn TriggerSearch] = &[&TargetInversion, &Style, &Sweep, &Combine, &Climb];
+pub const SEARCHES: &[&dyn TriggerSearch] = &[&TargetInversion, &Style, &Leak, &Sweep, &Combine, &Climb];
 
 /// The search of this name.
 #[must_use]
