@@ -20,6 +20,7 @@ use super::hunt::{Hunt, Target};
 use super::movement::{log_sum_exp, read_rows};
 use super::pool::{Depth, Score};
 use super::search::{Role, TriggerSearch};
+use super::sweep::deepen;
 use crate::error::Result;
 use crate::prompt::{Change, Placement};
 
@@ -61,6 +62,7 @@ impl TriggerSearch for Climb {
     }
 
     fn run(&self, hunt: &mut Hunt<'_>) -> Result<()> {
+        deepen(hunt, DEVELOPED)?;
         let best: Vec<Change> = hunt
             .pool()
             .distinct(Depth::Full, DEVELOPED, 1)

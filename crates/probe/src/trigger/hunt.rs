@@ -395,6 +395,7 @@ impl<'a> Hunt<'a> {
     /// # Errors
     /// If the model or the journal fails, or the user stops.
     pub fn put_to_test(&mut self) -> Result<bool> {
+        self.deepen_finalists()?;
         let finalists = self.finalists()?;
         if finalists.is_empty() {
             return Ok(self.confirmed());
@@ -413,6 +414,27 @@ impl<'a> Hunt<'a> {
         self.tested.extend(tested);
         confirm::settle(&mut self.tested, planned)?;
         Ok(self.confirmed())
+    }
+
+    /// Scores the strongest candidates on the development prompts, whatever is left of the budget: a search that was
+    /// cut short must not hide what it had found.
+    fn deepen_finalists(&mut self) -> Result<()> {
+        let known: Vec<(Change, &'static str, Vec<String>)> = self
+            .pool
+            .distinct(Depth::Middle, 2 * FINALISTS, PLACEMENTS_OF_ONE)
+            .into_iter()
+            .filter(|found| found.score.depth < Depth::Full && found.score.nats() > 0.0)
+            .map(|found| (found.change.clone(), found.search, found.parents.clone()))
+            .collect();
+        if known.is_empty() {
+            return Ok(());
+        }
+        let changes: Vec<Change> = known.iter().map(|(change, _, _)| change.clone()).collect();
+        let scores = self.scores(Depth::Full, &changes, true)?;
+        for ((change, search, parents), score) in known.into_iter().zip(scores) {
+            self.pool.add(Found { change, score, search, parents });
+        }
+        Ok(())
     }
 
     /// The strongest candidates that were not yet tested, of those that are nearly alike the shortest first:

@@ -20,8 +20,11 @@ use super::search::{Role, TriggerSearch};
 use crate::error::Result;
 use crate::prompt::{Change, Placement};
 
-/// Part of the share that the first stage may take.
+/// Part of the share that the first stage may take, and the part that is kept for the development prompts.
 const FIRST_STAGE: f64 = 0.7;
+const LAST_STAGE: f64 = 0.1;
+/// Survivors that run before the budget is looked at again.
+const SECOND_TURN: usize = 64;
 /// Candidates of one form that run before the next form has its turn.
 const TURN: usize = 1024;
 /// Of each form: survivors by divergence, and by the rise of each target.
@@ -70,21 +73,25 @@ impl TriggerSearch for Sweep {
         let mut queues: Vec<Vec<Change>> = FORMS.iter().map(|form| form.changes(&tokens)).collect();
         let total: usize = queues.iter().map(Vec::len).sum();
         hunt.observer().progress().stage("sweep: whole vocabulary", total);
-        let keep = (1.0 - FIRST_STAGE) * hunt.budget().left();
-        let mut survivors = Vec::new();
+        let share = hunt.budget().left();
         let mut scored: Vec<Vec<(Change, Score)>> = queues.iter().map(|_| Vec::new()).collect();
-        while queues.iter().any(|queue| !queue.is_empty()) && hunt.budget().left() > keep {
+        while queues.iter().any(|queue| !queue.is_empty())
+            && hunt.budget().left() > (1.0 - FIRST_STAGE) * share
+        {
             for (queue, scored) in queues.iter_mut().zip(&mut scored) {
                 let turn: Vec<Change> = queue.drain(..TURN.min(queue.len())).collect();
                 let scores = hunt.evaluate(Depth::Quick, &turn, false, |_| Vec::new())?;
                 scored.extend(turn.into_iter().zip(scores));
             }
         }
-        for scored in scored {
-            survivors.extend(strongest(scored));
-        }
+        let survivors = in_turns(scored.into_iter().flat_map(strongest).collect());
         hunt.observer().progress().stage("sweep: survivors", survivors.len());
-        hunt.evaluate(Depth::Middle, &survivors, true, |_| Vec::new())?;
+        for turn in survivors.chunks(SECOND_TURN) {
+            if hunt.budget().left() <= LAST_STAGE * share {
+                break;
+            }
+            hunt.evaluate(Depth::Middle, turn, true, |_| Vec::new())?;
+        }
         deepen(hunt, DEEPENED)
     }
 }
@@ -128,17 +135,31 @@ fn words(tokens: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// Those that move the prompt furthest, and those that raise a target most.
-fn strongest(mut scored: Vec<(Change, Score)>) -> Vec<Change> {
-    let mut kept = BTreeSet::new();
+/// Lists of those that move the prompt furthest, and of those that raise each target most, strongest first.
+fn strongest(mut scored: Vec<(Change, Score)>) -> Vec<Vec<Change>> {
     scored.sort_by(|a, b| b.1.nats().total_cmp(&a.1.nats()));
-    kept.extend(scored.iter().take(SURVIVORS).map(|(change, _)| change.clone()));
+    let first = |scored: &[(Change, Score)], n: usize| -> Vec<Change> {
+        scored.iter().take(n).map(|(change, _)| change.clone()).collect()
+    };
+    let mut lists = vec![first(&scored, SURVIVORS)];
     let targets = scored.first().map_or(0, |(_, score)| score.targets.len());
     for target in 0..targets {
         scored.sort_by(|a, b| b.1.targets[target].total_cmp(&a.1.targets[target]));
-        kept.extend(scored.iter().take(SURVIVORS_OF_TARGET).map(|(change, _)| change.clone()));
+        lists.push(first(&scored, SURVIVORS_OF_TARGET));
     }
-    kept.into_iter().collect()
+    lists
+}
+
+/// The first of each list, then the second of each, without repeats: wherever the budget ends, the strongest
+/// of every kind were seen.
+fn in_turns(lists: Vec<Vec<Change>>) -> Vec<Change> {
+    let mut seen = BTreeSet::new();
+    let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
+    (0..longest)
+        .flat_map(|rank| lists.iter().filter_map(move |list| list.get(rank)))
+        .filter(|change| seen.insert((*change).clone()))
+        .cloned()
+        .collect()
 }
 
 /// Scores the `n` strongest candidates of the pool on the development prompts.
@@ -181,7 +202,8 @@ mod tests {
             };
             (Change::Insert { text: i.to_string(), at: Placement::Prefix }, score)
         };
-        let kept = strongest((0..1000).map(scored).collect());
+        let kept = in_turns(strongest((0..1000).map(scored).collect()));
+        assert_eq!((kept[0].text(), kept[1].text()), ("999".to_owned(), "3".to_owned()));
         let has = |i: usize| kept.iter().any(|change| change.text() == i.to_string());
         assert!(has(999) && has(3) && !has(500));
     }
