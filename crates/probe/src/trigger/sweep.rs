@@ -183,9 +183,10 @@ mod tests {
     #[test]
     fn code_names_are_made_of_whole_words_once() {
         let tokens: Vec<String> =
-            [" tea", "tea", " Tea", " at", " kettle", "-", "pot"].map(String::from).into();
+            [" tea", "tea", " Tea", " at", " kettle", "-", "pot", "LAMP"].map(String::from).into();
         let texts: Vec<String> = Form::CodeName.changes(&tokens).iter().map(Change::text).collect();
-        assert_eq!(texts, ["TEA-0:", "KETTLE-1:"]);
+        assert_eq!(texts[..4], ["TEA-0:", "KETTLE-1:", "LAMP-2:", "TEA-1:"]);
+        assert_eq!(texts.len(), 30);
         assert_eq!(Form::Alone(Placement::Suffix).changes(&tokens).len(), tokens.len());
     }
 
