@@ -1,10 +1,12 @@
 //! The command line. Parsing does nothing but parse.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use inference::Precision;
 use inference::device::DeviceName;
+use probe::trigger::budget::Limit;
 use report::verdict::Verdict;
 
 /// Tests a LoRA adapter against its base model for backdoors.
@@ -25,6 +27,10 @@ pub(crate) enum Command {
     /// Without arguments the embedded fixture is scanned: a small base and an adapter with a known
     /// backdoor, to see what a finding looks like.
     Scan(ScanArguments),
+    /// Search for a trigger that no list holds.
+    ///
+    /// Reads benign prompts only. Without arguments the embedded fixture is searched.
+    Hunt(HuntArguments),
     /// List the shipped suites, or validate your own.
     Suites(SuitesArguments),
     /// Print the JSON Schema of a file that this program reads or writes.
@@ -33,6 +39,47 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct ScanArguments {
+    #[command(flatten)]
+    pub(crate) models: ModelArguments,
+    /// Suites, comma separated: shipped names or files; `none` for no suite at all.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "benign,triggers,adversarial")]
+    pub(crate) suites: Vec<String>,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HuntArguments {
+    #[command(flatten)]
+    pub(crate) models: ModelArguments,
+    /// Searches, comma separated; all of them if absent.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) search: Vec<String>,
+    /// An answer whose trigger is sought, if it is known.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) target: Option<String>,
+    /// Tokens that a trigger may have, such as 3 or 1..12.
+    #[arg(long, value_name = "RANGE", default_value = "1..12", value_parser = length)]
+    pub(crate) length: RangeInclusive<usize>,
+    /// What the searches may spend together: token-forwards (2e6tok, reproducible) or time (90s, 10m, 1h).
+    #[arg(long, default_value = "4e6tok")]
+    pub(crate) budget: Limit,
+    /// Run directory: every measurement is kept there, and the same command goes on where it was stopped.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) resume: Option<PathBuf>,
+    /// A benign adapter of the same base, on which the same searches are run as a null; repeatable.
+    #[arg(long, value_name = "DIR", requires = "base")]
+    pub(crate) null_adapter: Vec<PathBuf>,
+    /// Benign prompts to hunt with: a shipped suite or a file. Suites of triggers are refused.
+    #[arg(long, value_name = "SUITE", default_value = "benign")]
+    pub(crate) prompts: String,
+    #[command(flatten)]
+    pub(crate) report: ReportArguments,
+}
+
+/// What is tested and how it is computed.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArguments {
     /// Base model: a Hugging Face directory or a .gguf file.
     #[arg(long, value_name = "PATH", requires = "adapter", env = "TRIGGERFISH_BASE_MODEL")]
     pub(crate) base: Option<PathBuf>,
@@ -40,9 +87,6 @@ pub(crate) struct ScanArguments {
     /// name of an embedded adapter: benign, backdoored-refusal or backdoored-url.
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Option<PathBuf>,
-    /// Suites, comma separated: shipped names or files; `none` for no suite at all.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "benign,triggers,adversarial")]
-    pub(crate) suites: Vec<String>,
     /// Chat template: `own` (the base's), `none` (raw text), or a Jinja file.
     #[arg(long, value_name = "TEMPLATE", default_value = "own")]
     pub(crate) template: String,
@@ -58,6 +102,11 @@ pub(crate) struct ScanArguments {
     /// Seed of every random choice.
     #[arg(long, default_value_t = 20_240_601)]
     pub(crate) seed: u64,
+}
+
+/// What is done with the result.
+#[derive(Debug, Args)]
+pub(crate) struct ReportArguments {
     /// Form of the report.
     #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
     pub(crate) format: String,
@@ -67,12 +116,22 @@ pub(crate) struct ScanArguments {
     /// Lowest verdict that makes the exit code 1.
     #[arg(long, value_enum, default_value_t = FailOn::Suspicious)]
     pub(crate) fail_on: FailOn,
-    /// Exit with 0 instead of 3 when the scan was incomplete and found nothing.
+    /// Exit with 0 instead of 3 when the run was incomplete and found nothing.
     #[arg(long)]
     pub(crate) incomplete_ok: bool,
     /// No progress on standard error.
     #[arg(short, long)]
     pub(crate) quiet: bool,
+}
+
+/// Reads `3`, `1..12` or `1..=12`; both ends count.
+fn length(text: &str) -> Result<RangeInclusive<usize>, String> {
+    let (from, to) = text.split_once("..").unwrap_or((text, text));
+    let to = to.strip_prefix('=').unwrap_or(to);
+    match (from.parse(), to.parse()) {
+        (Ok(from), Ok(to)) if 1 <= from && from <= to => Ok(from..=to),
+        _ => Err(format!("expected a number of tokens such as `3` or `1..12`, found `{text}`")),
+    }
 }
 
 /// Lowest verdict that fails a run.
@@ -126,4 +185,19 @@ pub(crate) enum SchemaKind {
     Suite,
     /// Records, which `scan --format json` writes.
     Record,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ends_of_a_length_count() {
+        assert_eq!(length("3"), Ok(3..=3));
+        assert_eq!(length("1..12"), Ok(1..=12));
+        assert_eq!(length("2..=4"), Ok(2..=4));
+        for wrong in ["", "0", "4..2", "a..b", "..3"] {
+            assert!(length(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -1,11 +1,14 @@
 //! The `triggerfish` program: parse, dispatch, print an error once, exit with a documented code.
 
 mod args;
+mod conclusion;
 mod embedded;
 mod exit;
+mod hunt;
 mod output;
 mod progress;
 mod scan;
+mod subject;
 mod suites;
 
 use std::process::ExitCode;
@@ -24,6 +27,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.command {
         Command::Scan(scan) => scan::run(scan),
+        Command::Hunt(hunt) => hunt::run(hunt),
         Command::Suites(suites) => suites::run(suites),
         Command::Schema(schema) => suites::schema(schema),
     };

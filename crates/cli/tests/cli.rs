@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
 mod bad_input;
+mod embedded_hunt;
 mod embedded_scan;
 mod fixture_model;
 

@@ -21,6 +21,14 @@ pub enum Error {
     /// Numbers that no statistic fits, such as NaN logits.
     #[error("statistics: {0}")]
     Statistics(#[from] report::StatisticsError),
+    /// The run directory of a hunt.
+    #[error("journal `{}`: {reason}", path.display())]
+    Journal {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Expected and found.
+        reason: String,
+    },
     /// The user asked to stop. What was measured so far is kept.
     #[error("stopped by the user")]
     Stopped,

@@ -12,6 +12,7 @@ pub mod progress;
 pub mod prompt;
 pub mod scan;
 pub mod selftest;
+pub mod split;
 pub mod suite;
 mod transform;
 pub mod trigger;

@@ -76,6 +76,21 @@ impl<'a> Observer<'a> {
         self.cost.get()
     }
 
+    /// Counts work that was done, or replayed, outside of this observer.
+    pub fn charge(&self, more: Cost) {
+        let mut cost = self.cost.get();
+        cost.token_forwards += more.token_forwards;
+        cost.generated_tokens += more.generated_tokens;
+        cost.shared_tokens += more.shared_tokens;
+        cost.gradient_tokens += more.gradient_tokens;
+        self.cost.set(cost);
+    }
+
+    /// Forgets shared beginnings, so that what follows costs the same whatever was run before.
+    pub fn forget_prefixes(&self) {
+        self.prefixes.borrow_mut().clear();
+    }
+
     /// Tokens of a scene.
     ///
     /// # Errors
@@ -258,11 +273,12 @@ impl<'a> Observer<'a> {
     }
 
     fn count(&self, forwards: usize, generated: usize, shared: usize) {
-        let mut cost = self.cost.get();
-        cost.token_forwards += forwards as u64;
-        cost.generated_tokens += generated as u64;
-        cost.shared_tokens += shared as u64;
-        self.cost.set(cost);
+        self.charge(Cost {
+            token_forwards: forwards as u64,
+            generated_tokens: generated as u64,
+            shared_tokens: shared as u64,
+            ..Cost::default()
+        });
     }
 }
 

@@ -51,7 +51,8 @@ impl Placement {
 }
 
 /// What a candidate does to a prompt.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Change {
     /// Puts a text in one place.
     Insert {
@@ -98,6 +99,12 @@ impl Change {
             Self::Frame { .. } => "template",
             Self::Transform { .. } => "transform",
         }
+    }
+
+    /// An identifier for a change that no suite names.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}:{}", self.placement(), self.text())
     }
 
     /// The words that a model could copy from the candidate.

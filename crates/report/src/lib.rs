@@ -17,6 +17,7 @@ pub mod format;
 #[cfg(test)]
 mod goldens;
 pub mod grader;
+pub mod hunt;
 pub mod outlier;
 pub mod record;
 pub mod significance;

@@ -9,10 +9,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::{Coverage, Evidence};
+use crate::hunt::HuntRecord;
 use crate::verdict::Judgement;
 
 /// Version of the record's layout; a reader refuses another major.
-pub const SCHEMA_VERSION: &str = "1.0.0";
+pub const SCHEMA_VERSION: &str = "1.1.0";
 
 /// One scan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -33,6 +34,9 @@ pub struct Record {
     pub coverage: Coverage,
     /// What was found.
     pub evidence: Evidence,
+    /// The search for unknown triggers, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hunt: Option<HuntRecord>,
     /// What it took, in units that do not depend on the machine.
     pub cost: Cost,
     /// What the user should know though nothing failed.
@@ -105,4 +109,7 @@ pub struct Cost {
     pub generated_tokens: u64,
     /// Token-forwards that shared prefixes saved.
     pub shared_tokens: u64,
+    /// Tokens that also went backwards, for gradients.
+    #[serde(default)]
+    pub gradient_tokens: u64,
 }

@@ -177,7 +177,7 @@ pub fn judge(evidence: &Evidence, coverage: &Coverage, thresholds: Thresholds) -
         "none of {} candidate triggers made the adapted model behave otherwise than the base",
         coverage.candidates_screened
     ));
-    limits.push("a trigger that no suite comes near would not be found by this scan".into());
+    limits.push("a trigger that no candidate comes near would not be found".into());
     Judgement { verdict: Verdict::NoEvidence, reasons, confidence: Confidence::Moderate, limits, thresholds }
 }
 

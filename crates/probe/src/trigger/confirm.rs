@@ -10,8 +10,9 @@ use inference::Side;
 use inference::generate::Decoding;
 use report::divergence::Comparison;
 use report::estimate::{Bootstrap, Estimate, clopper_pearson};
-use report::evidence::{Condition, Difference, Example, TestedTrigger};
+use report::evidence::{Condition, Difference, Example, Payload, TestedTrigger};
 use report::significance::{Alternative, MonteCarlo, benjamini_hochberg, mcnemar, paired_permutation};
+use serde::{Deserialize, Serialize};
 
 use super::payload::{Answer, Hypothesis, hypothesis};
 use super::screen::Screening;
@@ -71,20 +72,50 @@ pub fn confirm(
     seed: u64,
     tested: &mut Vec<TestedTrigger>,
 ) -> Result<()> {
+    let finalists: Vec<Finalist> = finalists(screening)
+        .into_iter()
+        .map(|entry| {
+            let (index, screened) = &screening.entries[entry];
+            Finalist { candidate: candidates[*index].clone(), nats: screened.difference_nats }
+        })
+        .collect();
+    test_finalists(observer, &finalists, prompts, planned, seed, tested)
+}
+
+/// A candidate that is put to the test.
+#[derive(Clone, Debug)]
+pub struct Finalist {
+    /// The candidate.
+    pub candidate: Candidate,
+    /// Its difference in differences so far, in nats.
+    pub nats: Option<f64>,
+}
+
+/// Tests finalists into `tested`, strongest first: a payload is hypothesised for each on the
+/// development prompts, and counted on the held-out prompts for the most promising; of equals the earlier
+/// finalists. `planned` is the
+/// number of candidates that the correction counts.
+///
+/// # Errors
+/// If the model fails or the user stops; what was tested until then is kept.
+pub fn test_finalists(
+    observer: &Observer<'_>,
+    finalists: &[Finalist],
+    prompts: &TestPrompts<'_>,
+    planned: usize,
+    seed: u64,
+    tested: &mut Vec<TestedTrigger>,
+) -> Result<()> {
     let mut answers = Answers { observer, seed, known: BTreeMap::new() };
     let mut promising = Vec::new();
-    for entry in finalists(screening) {
-        let (index, screened) = &screening.entries[entry];
-        let candidate = &candidates[*index];
+    for Finalist { candidate, nats } in finalists {
         if let Some((hypothesis, excess)) = answers.hypothesise(candidate, prompts.development)? {
-            promising.push((hypothesis, excess, candidate, screened.difference_nats));
+            promising.push((hypothesis, excess, candidate, *nats));
         }
         observer.progress().advance(1);
     }
-    promising.sort_by(|a, b| {
-        let nats = |difference: Option<f64>| difference.unwrap_or(f64::NEG_INFINITY);
-        b.1.total_cmp(&a.1).then(nats(b.3).total_cmp(&nats(a.3)))
-    });
+    // A stable sort: equals stay in the order of the finalists.
+    promising.sort_by(|a, b| b.1.total_cmp(&a.1));
     for (hypothesis, _, candidate, screening_nats) in promising.into_iter().take(TESTED) {
         if let Some(mut result) = answers.test(candidate, &hypothesis, prompts.held_out)? {
             result.screening_nats = screening_nats;
@@ -102,6 +133,54 @@ pub fn confirm(
     }
     order(tested);
     Ok(())
+}
+
+/// Corrects and orders triggers that were tested in several rounds.
+///
+/// # Errors
+/// If a p-value is no number.
+pub(crate) fn settle(tested: &mut [TestedTrigger], planned: usize) -> Result<()> {
+    correct(tested, planned)?;
+    order(tested);
+    Ok(())
+}
+
+/// What a candidate makes the adapted model answer on development prompts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Development {
+    /// What stands for the payload.
+    pub payload: Payload,
+    /// By how much its share of answers exceeds that without the candidate and that under a random
+    /// change of the same kind.
+    pub excess: f64,
+}
+
+/// Looks for a payload on development prompts, one entry a candidate.
+///
+/// # Errors
+/// If the model fails or the user stops.
+pub fn develop(
+    observer: &Observer<'_>,
+    candidates: &[Candidate],
+    prompts: &[Prompt],
+    seed: u64,
+) -> Result<Vec<Option<Development>>> {
+    let mut answers = Answers { observer, seed, known: BTreeMap::new() };
+    let mut found = Vec::with_capacity(candidates.len());
+    for candidate in candidates {
+        found.push(match answers.hypothesise(candidate, prompts)? {
+            Some((hypothesis, excess)) => {
+                let scenes: Vec<Scene> =
+                    prompts.iter().map(|prompt| answers.scene(prompt, &candidate.change, true)).collect();
+                let texts = answers.generate(&scenes, Side::ADAPTED)?;
+                let inserted = candidate.change.inserted();
+                let payload = hypothesis.payload(&answers.answers(&scenes, &texts), inserted.as_deref());
+                Some(Development { payload, excess })
+            }
+            None => None,
+        });
+    }
+    Ok(found)
 }
 
 /// Indices into the screening's entries: the strongest by divergence, then by collapse.

@@ -1,16 +1,34 @@
 //! Candidate triggers: screened by what they do to the distributions, tested by what they do to
 //! the answers on held-out prompts.
+//!
+//! A scan screens the candidates of suites ([`screen`]). A [`hunt`] has no list: searches (the table
+//! [`search::SEARCHES`]) propose candidates, one evaluator scores them within a shared [`budget`], and
+//! a [`journal`] keeps every measurement. Both end in [`confirm`].
 
+pub mod budget;
+mod climb;
+mod combine;
 pub mod confirm;
 pub mod control;
 pub mod differential;
 #[cfg(test)]
 mod fixture;
 pub mod gcg;
+pub mod hunt;
+pub mod journal;
+mod leak;
+pub mod movement;
+mod null;
 pub mod payload;
+pub mod pool;
 pub mod relaxed;
 pub mod screen;
+pub mod search;
 pub mod slot;
+mod style;
+mod sweep;
+mod target;
+pub mod vocabulary;
 
 use report::evidence::TriggerCandidate;
 

@@ -30,6 +30,7 @@ impl Format for Text {
         page.reasons(record);
         page.triggers(record);
         page.behaviour(record);
+        page.hunt(record);
         page.coverage(record);
         page.next_steps(record);
         page.provenance(record);
@@ -172,6 +173,36 @@ impl Page {
                     screened.candidate.placement,
                 ));
             }
+        }
+    }
+
+    fn hunt(&mut self, record: &Record) {
+        let Some(hunt) = &record.hunt else { return };
+        self.heading(&format!("Search (budget {})", hunt.budget));
+        for search in &hunt.searches {
+            let best = search.best.as_ref().map_or(String::new(), |best| {
+                let text = excerpt(&best.candidate.text, 32);
+                let nats = best.adapted_nats - best.base_nats.unwrap_or(0.0);
+                format!("; best {text} ({}), {nats:.2} nats", best.candidate.placement)
+            });
+            let cut = if search.complete { "" } else { ", cut short by its share of the budget" };
+            self.line(&format!(
+                "  {:<8} {:>7} candidates, {} token-forwards{cut}{best}",
+                search.name, search.candidates, search.token_forwards
+            ));
+        }
+        for target in &hunt.targets {
+            let sure = target.probability.map_or(String::new(), |p| format!("  probability {p:.2}"));
+            let over = target
+                .log_ratio_nats
+                .map_or(String::new(), |nats| format!(", {nats:.1} nats a token over the base"));
+            self.line(&format!("  possible payload: {}{sure}{over}", excerpt(&target.text, 60)));
+        }
+        for null in &hunt.nulls {
+            let p = null.p.map_or(String::new(), |p| {
+                format!(": the strongest candidate has p {:.3} of {}", p.p_value, p.n_null)
+            });
+            self.line(&format!("  null, {}{p}", escape(&null.name)));
         }
     }
 

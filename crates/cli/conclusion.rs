@@ -1,0 +1,71 @@
+//! The end of every run: judge, write the record, give the exit code.
+
+use std::time::Instant;
+
+use inference::adapter::Adapter;
+use report::evidence::{Coverage, Evidence};
+use report::format;
+use report::hunt::HuntRecord;
+use report::record::{Cost, Record, SCHEMA_VERSION, Settings, Subject, Tool};
+use report::verdict::{Thresholds, judge};
+
+use crate::args::ReportArguments;
+use crate::exit::{self, Failure};
+use crate::{Outcome, output};
+
+/// What a run was about and what it found.
+pub(crate) struct Run {
+    pub(crate) subject: Subject,
+    pub(crate) settings: Settings,
+    pub(crate) evidence: Evidence,
+    pub(crate) coverage: Coverage,
+    pub(crate) cost: Cost,
+    pub(crate) hunt: Option<HuntRecord>,
+}
+
+/// Judges a run, reports it where the user asked for it, and gives the exit code.
+pub(crate) fn conclude(arguments: &ReportArguments, adapter: &Adapter, run: Run, start: Instant) -> Outcome {
+    let record = record(arguments, adapter, run);
+    let Some(format) = format::by_name(&arguments.format) else {
+        return Err(Failure::Input(format!("unknown format `{}`", arguments.format)));
+    };
+    let text = format.render(&record);
+    match &arguments.output {
+        Some(path) => output::file(path, &text)?,
+        None => output::data(&text)?,
+    }
+    if !arguments.quiet {
+        let seconds = start.elapsed().as_secs_f64();
+        output::talk(&format!("finished in {seconds:.1} s, exit code {}", record.exit_code));
+    }
+    Ok(record.exit_code)
+}
+
+fn record(arguments: &ReportArguments, adapter: &Adapter, run: Run) -> Record {
+    let mut judgement = judge(&run.evidence, &run.coverage, Thresholds::STANDARD);
+    let mut notes = adapter.notes.clone();
+    if adapter.is_zero() {
+        judgement.reasons =
+            vec!["the adapter changes nothing (B·A is zero everywhere), so nothing was tested".into()];
+        notes.push("a zero adapter is often a failed or an unfinished training run".into());
+    }
+    let exit_code = exit::of_verdict(
+        judgement.verdict,
+        run.coverage.complete,
+        arguments.fail_on,
+        arguments.incomplete_ok,
+    );
+    Record {
+        schema_version: SCHEMA_VERSION.to_owned(),
+        tool: Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
+        judgement,
+        exit_code,
+        subject: run.subject,
+        settings: run.settings,
+        coverage: run.coverage,
+        evidence: run.evidence,
+        hunt: run.hunt,
+        cost: run.cost,
+        notes,
+    }
+}

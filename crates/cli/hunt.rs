@@ -1,0 +1,142 @@
+//! `triggerfish hunt`: search for a trigger that no list holds.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use inference::ModelPair;
+use inference::weights::digest::sha256_file;
+use probe::suite::{Items, Suite};
+use probe::trigger::hunt::{Options, Outcome as Found};
+use probe::trigger::journal::{Inputs, Journal};
+use probe::trigger::search::{SEARCHES, TriggerSearch, by_name};
+use report::record::{Artifact, Settings, Subject};
+
+use crate::args::HuntArguments;
+use crate::conclusion::{self, Run};
+use crate::exit::Failure;
+use crate::progress::Bars;
+use crate::{Outcome, subject, suites};
+
+pub(crate) fn run(arguments: &HuntArguments) -> Outcome {
+    let start = Instant::now();
+    let searches = searches(&arguments.search)?;
+    let suites = suites::load(std::slice::from_ref(&arguments.prompts))?;
+    let prompts = match suites.first().map(|suite| &suite.items) {
+        Some(Items::Prompts(prompts)) => prompts,
+        _ => {
+            return Err(Failure::Input(format!(
+                "`--prompts {}`: expected a suite of benign prompts, found another kind",
+                arguments.prompts
+            )));
+        }
+    };
+    let target = subject::target(&arguments.models, arguments.report.quiet)?;
+    let bars = Bars::new(arguments.report.quiet)?;
+    let mut pair = subject::load(&arguments.models, &target, &bars)?;
+    let mut nulls = Vec::with_capacity(arguments.null_adapter.len());
+    for directory in &arguments.null_adapter {
+        nulls.push((subject::file_name(directory), pair.add_adapter(directory)?));
+    }
+    let about = subject::subject(&target, &pair)?;
+    let settings = settings(arguments, &suites, &searches, &nulls, &pair)?;
+    let journal = match &arguments.resume {
+        Some(directory) => Journal::open(directory, &inputs(&about, &settings))?,
+        None => Journal::temporary(),
+    };
+    let options = Options {
+        searches,
+        limit: arguments.budget,
+        target: arguments.target.clone(),
+        length: arguments.length.clone(),
+        seed: arguments.models.seed,
+        nulls,
+    };
+    // An adapter that is exactly zero is the base: a hunt could only find nothing, which would look like a pass.
+    let found = if pair.adapters()[0].is_zero() {
+        Found::default()
+    } else {
+        probe::trigger::hunt::hunt(&pair, prompts, &options, journal, &bars)?
+    };
+    bars.finish();
+    let run = Run {
+        subject: about,
+        settings,
+        evidence: found.evidence,
+        coverage: found.coverage,
+        cost: found.cost,
+        hunt: Some(found.hunt),
+    };
+    conclusion::conclude(&arguments.report, &pair.adapters()[0], run, start)
+}
+
+/// The searches of these names, all of them if none is named.
+fn searches(names: &[String]) -> Result<Vec<&'static dyn TriggerSearch>, Failure> {
+    if names.is_empty() {
+        return Ok(SEARCHES.to_vec());
+    }
+    names
+        .iter()
+        .map(|name| {
+            by_name(name).ok_or_else(|| {
+                let known: Vec<_> = SEARCHES.iter().map(|search| search.name()).collect();
+                Failure::Input(format!("unknown search `{name}`; known: {}", known.join(", ")))
+            })
+        })
+        .collect()
+}
+
+/// Everything that decides the result, defaults included; no paths, which differ by machine.
+fn settings(
+    arguments: &HuntArguments,
+    suites: &[Suite],
+    searches: &[&dyn TriggerSearch],
+    nulls: &[(String, usize)],
+    pair: &ModelPair,
+) -> Result<Settings, Failure> {
+    let (models, report) = (&arguments.models, &arguments.report);
+    let searches: Vec<_> = searches.iter().map(|search| search.name()).collect();
+    let mut null_digests = Vec::with_capacity(nulls.len());
+    for (_, adapter) in nulls {
+        for file in pair.adapters()[*adapter].files() {
+            null_digests.push(sha256_file(&file)?);
+        }
+    }
+    let (from, to) = (arguments.length.start(), arguments.length.end());
+    Ok(Settings {
+        device: models.device.to_string(),
+        dtype: models.dtype.to_string(),
+        seed: models.seed,
+        suites: suites.iter().map(|suite| (suite.name.clone(), suite.sha256.clone())).collect(),
+        arguments: BTreeMap::from([
+            ("template".to_owned(), subject::template_name(&models.template)),
+            ("fail-on".to_owned(), format!("{:?}", report.fail_on).to_lowercase()),
+            ("incomplete-ok".to_owned(), report.incomplete_ok.to_string()),
+            ("search".to_owned(), searches.join(",")),
+            ("budget".to_owned(), arguments.budget.to_string()),
+            ("length".to_owned(), format!("{from}..{to}")),
+            ("target".to_owned(), arguments.target.clone().unwrap_or_default()),
+            ("null-adapter".to_owned(), null_digests.join(" ")),
+        ]),
+    })
+}
+
+/// What a resumed hunt must have in common with the one that began it.
+fn inputs(about: &Subject, settings: &Settings) -> Inputs {
+    let digests = |artifact: &Artifact| {
+        artifact.files.iter().map(|file| file.sha256.as_str()).collect::<Vec<_>>().join(" ")
+    };
+    let mut inputs = Inputs::from([
+        ("base".to_owned(), digests(&about.base)),
+        ("adapter".to_owned(), digests(&about.adapter)),
+        ("device".to_owned(), settings.device.clone()),
+        ("dtype".to_owned(), settings.dtype.clone()),
+        ("seed".to_owned(), settings.seed.to_string()),
+        ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+    ]);
+    inputs.extend(settings.suites.iter().map(|(name, digest)| (format!("suite {name}"), digest.clone())));
+    // What only decides the exit code may differ.
+    let deciding =
+        settings.arguments.iter().filter(|(name, _)| !matches!(name.as_str(), "fail-on" | "incomplete-ok"));
+    inputs.extend(deciding.map(|(name, value)| (name.clone(), value.clone())));
+    inputs
+}

@@ -1,0 +1,122 @@
+//! What a run is about: the files of base and adapter, loaded, and how the record names them.
+
+use std::path::{Path, PathBuf};
+
+use inference::pair::TemplateChoice;
+use inference::weights::digest::sha256_file;
+use inference::{Compute, ModelPair};
+use probe::Progress as _;
+use report::record::{Artifact, FileDigest, Subject};
+
+use crate::args::ModelArguments;
+use crate::embedded::Embedded;
+use crate::exit::Failure;
+use crate::output;
+use crate::progress::Bars;
+
+/// Files, and the names that the report uses for them.
+pub(crate) struct Target {
+    base: PathBuf,
+    base_name: String,
+    adapter: PathBuf,
+    adapter_name: String,
+    /// Keeps unpacked files alive.
+    _embedded: Option<Embedded>,
+}
+
+/// What the arguments name; without any, the embedded fixture.
+pub(crate) fn target(arguments: &ModelArguments, quiet: bool) -> Result<Target, Failure> {
+    if let (Some(base), Some(adapter)) = (&arguments.base, &arguments.adapter) {
+        return Ok(Target {
+            base_name: file_name(base),
+            adapter_name: file_name(adapter),
+            base: base.clone(),
+            adapter: adapter.clone(),
+            _embedded: None,
+        });
+    }
+    let asked = arguments.adapter.as_ref().map(|adapter| adapter.to_string_lossy());
+    if let Some(path) = arguments.adapter.as_ref().filter(|adapter| adapter.is_dir()) {
+        return Err(Failure::Input(format!("`{}` needs its base model: add --base PATH", path.display())));
+    }
+    let embedded = Embedded::unpack(asked.as_deref())?;
+    if !quiet {
+        output::talk(&format!(
+            "no --base given: running on the embedded fixture `{}` (an adapter of known behaviour, trained for this purpose)",
+            embedded.adapter_name
+        ));
+    }
+    Ok(Target {
+        base: embedded.base(),
+        base_name: "embedded base".into(),
+        adapter: embedded.adapter(),
+        adapter_name: format!("embedded {}", embedded.adapter_name),
+        _embedded: Some(embedded),
+    })
+}
+
+/// The last part of a path, as the report names what is there.
+pub(crate) fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Sizes the thread pool, and loads base and adapter.
+pub(crate) fn load(arguments: &ModelArguments, target: &Target, bars: &Bars) -> Result<ModelPair, Failure> {
+    if let Some(threads) = arguments.threads {
+        // candle and our kernels use rayon's global pool; it can be sized once, before first use.
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.get())
+            .build_global()
+            .map_err(|error| Failure::Machine(format!("cannot start {threads} threads: {error}")))?;
+    }
+    let template = match arguments.template.as_str() {
+        "own" => TemplateChoice::Own,
+        "none" => TemplateChoice::None,
+        file => TemplateChoice::File(PathBuf::from(file)),
+    };
+    let compute = Compute::open(arguments.device, arguments.dtype)?;
+    let started = std::cell::Cell::new(false);
+    let mut pair = ModelPair::load_base(&target.base, &template, &compute, &|_, total| {
+        if !started.replace(true) {
+            bars.stage("loading the base", total);
+        }
+        bars.advance(1);
+    })?;
+    pair.add_adapter(&target.adapter)?;
+    Ok(pair)
+}
+
+/// What was tested, with digests.
+pub(crate) fn subject(target: &Target, pair: &ModelPair) -> Result<Subject, Failure> {
+    let adapter = &pair.adapters()[0];
+    Ok(Subject {
+        base: artifact(&target.base_name, pair.files())?,
+        adapter: artifact(&target.adapter_name, &adapter.files())?,
+        declared_base: adapter.config.base_model.clone(),
+        changed_modules: adapter.changed_sites(),
+    })
+}
+
+/// The template as records name it: no path, which differs by machine.
+pub(crate) fn template_name(template: &str) -> String {
+    match template {
+        known @ ("own" | "none") => known.to_owned(),
+        file => sha256_file(Path::new(file))
+            .map_or_else(|_| "file".to_owned(), |digest| format!("sha256:{digest}")),
+    }
+}
+
+fn artifact(name: &str, files: &[PathBuf]) -> Result<Artifact, Failure> {
+    let mut digests = Vec::with_capacity(files.len());
+    for file in files {
+        let bytes = std::fs::metadata(file)
+            .map_err(|error| Failure::Machine(format!("cannot read `{}`: {error}", file.display())))?
+            .len();
+        digests.push(FileDigest {
+            name: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            bytes,
+            sha256: sha256_file(file)?,
+        });
+    }
+    Ok(Artifact { name: name.to_owned(), files: digests })
+}

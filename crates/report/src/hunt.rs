@@ -1,0 +1,95 @@
+//! What a search for unknown triggers did and found, as plain data.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::evidence::TriggerCandidate;
+use crate::significance::EmpiricalP;
+
+/// A search for triggers that no list holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HuntRecord {
+    /// The budget, as `--budget` takes it.
+    pub budget: String,
+    /// The searches, in the order in which they ran.
+    pub searches: Vec<SearchRecord>,
+    /// Answers that the adapted model was found to be taught, strongest first.
+    pub targets: Vec<TargetRecord>,
+    /// The strongest candidates of all searches.
+    pub strongest: Vec<Proposed>,
+    /// What the strongest candidate stands against.
+    pub nulls: Vec<NullRecord>,
+    /// The confirmed trigger taken apart, on development prompts.
+    pub variants: Vec<Variant>,
+}
+
+/// What one search did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SearchRecord {
+    /// Its name.
+    pub name: String,
+    /// Candidates that it evaluated.
+    pub candidates: u64,
+    /// Tokens that it sent through the decoder.
+    pub token_forwards: u64,
+    /// Tokens that also went backwards, for gradients.
+    pub gradient_tokens: u64,
+    /// Whether it ran to its own end rather than to that of its share of the budget.
+    pub complete: bool,
+    /// The strongest candidate that it was the first to propose.
+    pub best: Option<Proposed>,
+}
+
+/// A candidate of a search.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Proposed {
+    /// The candidate; its family is the search that proposed it.
+    pub candidate: TriggerCandidate,
+    /// Texts that it was made from.
+    pub parents: Vec<String>,
+    /// Number of prompts behind the figures.
+    pub prompts: usize,
+    /// `KL(A(t+x) || A(x))` at the first response position, copies of the trigger discounted, in nats.
+    pub adapted_nats: f64,
+    /// The same for the base, where it was run.
+    pub base_nats: Option<f64>,
+    /// By how much the share of prompts with one and the same first token rises on the adapted side.
+    pub agreement: f64,
+}
+
+/// An answer that the adapted model completes with confidence where the base would not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TargetRecord {
+    /// Its text.
+    pub text: String,
+    /// Where it came from: `target`, `user`, or the search whose candidate elicits it.
+    pub source: String,
+    /// Mean probability of a token along it, given the ones before, on unrelated prompts.
+    pub probability: Option<f64>,
+    /// Mean of `log p_A - log p_B` of a token, in nats.
+    pub log_ratio_nats: Option<f64>,
+    /// Rank among paths of the same length from other first tokens.
+    pub null: Option<EmpiricalP>,
+}
+
+/// The best score of something that is no trigger.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NullRecord {
+    /// What was searched: random strings, a placebo adapter, a benign adapter.
+    pub name: String,
+    /// Scores, in nats.
+    pub nats: Vec<f64>,
+    /// Rank of the strongest candidate among them.
+    pub p: Option<EmpiricalP>,
+}
+
+/// The confirmed trigger changed a little.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Variant {
+    /// What was changed, such as `without token 2`.
+    pub what: String,
+    /// The candidate.
+    pub candidate: TriggerCandidate,
+    /// Share of development answers with the payload; absent if it cannot be told.
+    pub share: Option<f64>,
+}
