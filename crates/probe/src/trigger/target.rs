@@ -34,7 +34,9 @@ const CHUNK: usize = 4096;
 /// First tokens whose path is followed on the search prompts, and on the development prompts.
 const FOLLOWED: usize = 768;
 const DEEPENED: usize = 48;
-/// Tokens of a path after its first.
+/// Tokens of a path after its first: on one prompt, the search prompts and the development prompts. One would not
+/// do: the second token of an answer is often what anybody would say (`You` and `are`).
+const FIRST_STEPS: usize = 2;
 const STEPS: usize = 3;
 const DEEP_STEPS: usize = 10;
 /// A path goes on while so many prompts agree on its next token.
@@ -78,12 +80,8 @@ impl TriggerSearch for TargetInversion {
             if hunt.exhausted() {
                 break;
             }
-            paths.extend(follow(
-                hunt,
-                Depth::Quick,
-                chunk.iter().map(|&first| Path::new(first)).collect(),
-                1,
-            )?);
+            let paths_of_chunk = chunk.iter().map(|&first| Path::new(first)).collect();
+            paths.extend(follow(hunt, Depth::Quick, paths_of_chunk, FIRST_STEPS)?);
             hunt.observer().progress().advance(chunk.len());
         }
         strongest(&mut paths, FOLLOWED);
