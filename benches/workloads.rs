@@ -206,6 +206,11 @@ fn ids(stream: u64, count: usize) -> Vec<u32> {
         .collect()
 }
 
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
 fn mean(values: &[f32]) -> f64 {
     values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64
 }
@@ -236,7 +241,7 @@ fn load(setup: &Setup) -> Result<Sample> {
 
 fn gemm(setup: &Setup) -> Result<Sample> {
     const ROWS: usize = 512;
-    const CALLS: usize = 8;
+    const CALLS: usize = 15;
     let precision = match setup.compute.precision {
         Precision::F32 => kernels::Precision::F32,
         _ => kernels::Precision::Bf16,
@@ -250,13 +255,16 @@ fn gemm(setup: &Setup) -> Result<Sample> {
         let layer = FrozenLinear::from_tensor(&weight, precision)?;
         let x = Tensor::rand(-1f32, 1.0, (ROWS, site.inputs), &Device::Cpu)?;
         let flops = 2.0 * (ROWS * site.inputs * site.outputs) as f64;
-        for call in 0..=CALLS {
+        let mut times = Vec::with_capacity(CALLS);
+        black_box(layer.forward(&x)?);
+        for _ in 0..CALLS {
             let start = Instant::now();
             black_box(layer.forward(&x)?);
-            let seconds = start.elapsed().as_secs_f64();
-            if call > 0 && flops / seconds > best.0 {
-                best = (flops / seconds, seconds, flops);
-            }
+            times.push(start.elapsed().as_secs_f64());
+        }
+        let seconds = median(&mut times);
+        if flops / seconds > best.0 {
+            best = (flops / seconds, seconds, flops);
         }
     }
     let (_, seconds, flops) = best;
@@ -431,7 +439,7 @@ fn decode(setup: &Setup, workload: &'static str, count: usize, sides: &[Side]) -
 }
 
 fn lora_overhead(setup: &Setup) -> Result<Sample> {
-    const PAIRS: usize = 3;
+    const PAIRS: usize = 6;
     let rows: Vec<_> = (0..ROWS as u64).map(|row| ids(row, LENGTH)).collect();
     let targets = ids(1000, ROWS);
     let time = |second_half: Side| -> Result<f64> {
@@ -441,12 +449,19 @@ fn lora_overhead(setup: &Setup) -> Result<Sample> {
         black_box(setup.scores(sequences.collect(), &targets)?);
         Ok(start.elapsed().as_secs_f64())
     };
-    // The best of a few alternating runs: the difference is smaller than what a shared machine adds.
-    let (mut base, mut half) = (f64::INFINITY, f64::INFINITY);
-    for _ in 0..PAIRS {
-        base = base.min(time(Side::BASE)?);
-        half = half.min(time(Side::ADAPTED)?);
+    // Medians of alternating runs whose order turns each time: the second of two runs is slower whatever it does.
+    let (mut base, mut half) = (Vec::new(), Vec::new());
+    time(Side::BASE)?;
+    for pair in 0..PAIRS {
+        if pair % 2 == 0 {
+            base.push(time(Side::BASE)?);
+            half.push(time(Side::ADAPTED)?);
+        } else {
+            half.push(time(Side::ADAPTED)?);
+            base.push(time(Side::BASE)?);
+        }
     }
+    let (base, half) = (median(&mut base), median(&mut half));
     let tokens = ROWS * LENGTH;
     let (flops, ratio) = (setup.flops(tokens, ROWS), Some(half / base));
     let check = Vec::new();

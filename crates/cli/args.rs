@@ -99,6 +99,9 @@ pub(crate) struct ModelArguments {
     /// Worker threads; the number of cores if absent.
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<std::num::NonZeroUsize>,
+    /// Memory beside the weights, such as 512M or 2G; larger work is split.
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = memory)]
+    pub(crate) memory: u64,
     /// Seed of every random choice.
     #[arg(long, default_value_t = 20_240_601)]
     pub(crate) seed: u64,
@@ -187,6 +190,25 @@ pub(crate) enum SchemaKind {
     Record,
 }
 
+/// Bytes from a number with an optional K, M or G (powers of 1024).
+fn memory(text: &str) -> Result<u64, String> {
+    const LEAST: u64 = 16 << 20;
+    let digits = text.trim_end_matches(['K', 'M', 'G', 'k', 'm', 'g']);
+    let shift = match &text[digits.len()..] {
+        "" => 0,
+        "K" | "k" => 10,
+        "M" | "m" => 20,
+        "G" | "g" => 30,
+        _ => return Err(format!("expected a size such as 512M or 2G, found `{text}`")),
+    };
+    let number: u64 =
+        digits.parse().map_err(|_| format!("expected a size such as 512M or 2G, found `{text}`"))?;
+    match number.checked_mul(1 << shift) {
+        Some(bytes) if bytes >= LEAST => Ok(bytes),
+        _ => Err(format!("expected at least 16M, found `{text}`")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,6 +220,16 @@ mod tests {
         assert_eq!(length("2..=4"), Ok(2..=4));
         for wrong in ["", "0", "4..2", "a..b", "..3"] {
             assert!(length(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(memory("512M"), Ok(512 << 20));
+        assert_eq!(memory("2g"), Ok(2 << 30));
+        assert_eq!(memory("20000000"), Ok(20_000_000));
+        for bad in ["", "M", "1M", "x", "5T", "-3G", "99999999999999999999", "18446744073709551615G"] {
+            assert!(memory(bad).is_err(), "{bad}");
         }
     }
 }

@@ -47,6 +47,8 @@ fn settings(arguments: &ScanArguments, suites: &[Suite]) -> Settings {
         suites: suites.iter().map(|suite| (suite.name.clone(), suite.sha256.clone())).collect(),
         arguments: BTreeMap::from([
             ("template".to_owned(), subject::template_name(&models.template)),
+            // Decides no result, but which shared beginnings are kept, and so the cost.
+            ("memory".to_owned(), models.memory.to_string()),
             ("fail-on".to_owned(), format!("{:?}", report.fail_on).to_lowercase()),
             ("incomplete-ok".to_owned(), report.incomplete_ok.to_string()),
             ("suites".to_owned(), arguments.suites.len().to_string()),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use inference::pair::TemplateChoice;
 use inference::weights::digest::sha256_file;
-use inference::{Compute, ModelPair};
+use inference::{ActivationBudget, Compute, ModelPair};
 use probe::Progress as _;
 use report::record::{Artifact, FileDigest, Subject};
 
@@ -82,6 +82,7 @@ pub(crate) fn load(arguments: &ModelArguments, target: &Target, bars: &Bars) -> 
         }
         bars.advance(1);
     })?;
+    pair.set_budget(ActivationBudget::new(arguments.memory));
     pair.add_adapter(&target.adapter)?;
     Ok(pair)
 }

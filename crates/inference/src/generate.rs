@@ -128,10 +128,7 @@ impl ModelPair {
 fn samplers(n: usize, decoding: Decoding) -> Option<Vec<LogitsProcessor>> {
     let Decoding::Sample { temperature, top_p, seed } = decoding else { return None };
     let sampler = |index| {
-        LogitsProcessor::from_sampling(
-            seed.wrapping_add(index),
-            Sampling::TopP { p: top_p, temperature },
-        )
+        LogitsProcessor::from_sampling(seed.wrapping_add(index), Sampling::TopP { p: top_p, temperature })
     };
     Some((0..n as u64).map(sampler).collect())
 }
@@ -140,7 +137,8 @@ fn choose(logits: &Tensor, chunk: &[usize], samplers: Option<&mut [LogitsProcess
     let logits = logits.to_device(&candle_core::Device::Cpu)?;
     let Some(samplers) = samplers else {
         let largest: Option<Vec<u32>> = kernels::argmax(&logits)?.into_iter().collect();
-        return largest.ok_or_else(|| Error::Request("logits are not numbers; are the weights damaged?".into()));
+        return largest
+            .ok_or_else(|| Error::Request("logits are not numbers; are the weights damaged?".into()));
     };
     chunk.iter().enumerate().map(|(row, &index)| Ok(samplers[index].sample(&logits.get(row)?)?)).collect()
 }

@@ -11,6 +11,7 @@ use crate::decoder::config::{DecoderConfig, token_ids};
 use crate::decoder::{Batch, Decoder, Output, Past, Positions, Sequence, Side};
 use crate::device::Compute;
 use crate::error::{Error, Result};
+use crate::memory::ActivationBudget;
 use crate::prefix::{KvCache, Prefix};
 use crate::tokenizer::Tokenizer;
 use crate::weights::directory::Directory;
@@ -28,9 +29,6 @@ pub enum TemplateChoice {
     File(PathBuf),
 }
 
-/// New tokens that one forward pass takes at most, so that activations stay within some hundred MB.
-const ROW_LIMIT: usize = 1024;
-
 /// A base model and the adapters that are compared with it.
 pub struct ModelPair {
     decoder: Decoder,
@@ -40,6 +38,7 @@ pub struct ModelPair {
     default_system: Option<String>,
     eos: Vec<u32>,
     files: Vec<PathBuf>,
+    budget: ActivationBudget,
 }
 
 impl ModelPair {
@@ -93,7 +92,13 @@ impl ModelPair {
             default_system,
             eos,
             files: parts.files,
+            budget: ActivationBudget::default(),
         })
+    }
+
+    /// Bounds what one pass holds beside the weights.
+    pub fn set_budget(&mut self, budget: ActivationBudget) {
+        self.budget = budget;
     }
 
     /// Adds an adapter; sides refer to it by the returned index.
@@ -157,7 +162,25 @@ impl ModelPair {
     /// New tokens that one forward pass takes at most.
     #[must_use]
     pub fn row_limit(&self) -> usize {
-        ROW_LIMIT
+        self.budget.rows(self.config())
+    }
+
+    /// Rows of logits that one forward pass gives at most.
+    #[must_use]
+    pub fn logit_row_limit(&self) -> usize {
+        self.budget.logit_rows(self.config())
+    }
+
+    /// Sequences that are continued together at most, each up to `positions` positions of its own.
+    #[must_use]
+    pub fn decode_limit(&self, positions: usize) -> usize {
+        self.budget.decoded(self.config(), positions)
+    }
+
+    /// Positions of shared prefixes that are worth keeping.
+    #[must_use]
+    pub fn prefix_limit(&self) -> usize {
+        self.budget.prefix_positions(self.config())
     }
 
     /// Renders a conversation and encodes it.
@@ -191,7 +214,18 @@ impl ModelPair {
     /// # Errors
     /// As [`Decoder::forward`].
     pub fn prefix(&self, ids: &[u32], side: Side) -> Result<Arc<Prefix>> {
-        let mut cache = KvCache::new();
+        self.prefix_from(KvCache::new(), ids, side)
+    }
+
+    /// The same for the next tokens after a prefix, which is shared and not copied.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`].
+    pub fn prefix_after(&self, parent: &Arc<Prefix>, ids: &[u32]) -> Result<Arc<Prefix>> {
+        self.prefix_from(KvCache::after(parent), ids, parent.side)
+    }
+
+    fn prefix_from(&self, mut cache: KvCache, ids: &[u32], side: Side) -> Result<Arc<Prefix>> {
         let mut sequences = [Sequence { ids, side, past: Past::Cache(&mut cache) }];
         let chosen = [vec![ids.len().saturating_sub(1)]];
         let mut batch = Batch {
@@ -201,7 +235,7 @@ impl ModelPair {
             hidden_states: false,
         };
         self.forward(&mut batch)?;
-        Ok(Arc::new(cache.freeze(side)?))
+        Ok(Arc::new(cache.freeze(side)))
     }
 
     /// Gradient of `log p(target | ids)` at the last position with respect to the input embeddings

@@ -6,17 +6,28 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use crate::decoder::Side;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels;
 
 /// Keys and values of the first tokens of a context, computed once and shared without copies. Valid
-/// for one side only: base and adapted rows have different keys.
+/// for one side only: base and adapted rows have different keys. A prefix may continue another, so that
+/// contexts form a tree.
 pub struct Prefix {
-    /// Number of positions.
+    /// Number of positions, those of the continued prefix included.
     pub len: usize,
     /// The side that it was computed for.
     pub side: Side,
-    pub(crate) layers: Vec<LayerCache>,
+    parent: Option<Arc<Prefix>>,
+    layers: Vec<LayerCache>,
+}
+
+impl Prefix {
+    /// Earlier positions of a layer, from the start of the context on.
+    pub(crate) fn segments(&self, layer: usize) -> Vec<&LayerCache> {
+        let mut segments = self.parent.as_ref().map_or_else(Vec::new, |parent| parent.segments(layer));
+        segments.push(&self.layers[layer]);
+        segments
+    }
 }
 
 /// The growing keys and values of one sequence, after an optional shared prefix.
@@ -77,7 +88,7 @@ impl KvCache {
 
     /// Earlier positions of a layer, in order.
     pub(crate) fn segments(&self, layer: usize) -> impl Iterator<Item = &LayerCache> {
-        self.prefix.iter().map(move |prefix| &prefix.layers[layer]).chain(self.own.get(layer))
+        self.prefix.iter().flat_map(move |prefix| prefix.segments(layer)).chain(self.own.get(layer))
     }
 
     /// Counts the positions of a finished forward pass.
@@ -103,14 +114,9 @@ impl KvCache {
     }
 
     /// Freezes the held positions into a prefix that others can share.
-    ///
-    /// # Errors
-    /// If the cache itself continues a prefix.
-    pub fn freeze(self, side: Side) -> Result<Prefix> {
-        if self.prefix.is_some() {
-            return Err(Error::Request("a cache that continues a prefix cannot be frozen".into()));
-        }
-        Ok(Prefix { len: self.own_len, side, layers: self.own })
+    #[must_use]
+    pub fn freeze(self, side: Side) -> Prefix {
+        Prefix { len: self.len(), side, parent: self.prefix, layers: self.own }
     }
 }
 

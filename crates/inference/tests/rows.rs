@@ -87,7 +87,7 @@ fn shared_prefix_and_cache_equal_one_pass() {
                 let (head, tail) = text.split_at(cut);
                 let mut first = [Sequence { ids: head, side, past: Past::Cache(&mut cache) }];
                 pair.run(&mut first);
-                let prefix = std::sync::Arc::new(cache.freeze(side).unwrap());
+                let prefix = std::sync::Arc::new(cache.freeze(side));
                 // Three sequences share the prefix; two of them are the tail, one is another text.
                 let mut shared = [
                     Sequence::after(&prefix, tail),
@@ -100,6 +100,21 @@ fn shared_prefix_and_cache_equal_one_pass() {
                     assert!(
                         difference <= 1e-5,
                         "{case} cut {cut}: shared prefix differs by {difference:.2e}"
+                    );
+                }
+                if let [next, rest @ ..] = tail
+                    && !rest.is_empty()
+                {
+                    let mut cache = KvCache::after(&prefix);
+                    let past = Past::Cache(&mut cache);
+                    pair.run(&mut [Sequence { ids: std::slice::from_ref(next), side, past }]);
+                    let longer = std::sync::Arc::new(cache.freeze(side));
+                    assert_eq!(longer.len, cut + 1);
+                    let found = pair.run(&mut [Sequence::after(&longer, rest)]).remove(0);
+                    let difference = relative_difference(&found, &whole[(cut + 1) * vocabulary..]);
+                    assert!(
+                        difference <= 1e-5,
+                        "{case} cut {cut}: a continued prefix differs by {difference:.2e}"
                     );
                 }
                 let mut cache = KvCache::after(&prefix);

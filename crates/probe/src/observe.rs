@@ -18,13 +18,9 @@ use crate::error::Result;
 use crate::progress::{self, Progress};
 use crate::prompt::Scene;
 
-/// Contexts are grouped by their first tokens; a shared beginning must pay for its own pass.
-const GROUP_TOKENS: usize = 8;
+/// A shared beginning must pay for its own pass: so many tokens at least, and so many saved.
 const MIN_SHARED: usize = 8;
-/// Rows of logits in one batch: at 50,000 tokens and f32, 50 MB.
-const MAX_LOGIT_ROWS: usize = 256;
-/// Sequences that are continued together.
-const MAX_DECODED: usize = 64;
+const MIN_SAVED: usize = 48;
 
 /// A context and the side that sees it.
 #[derive(Clone, Debug)]
@@ -143,7 +139,7 @@ impl<'a> Observer<'a> {
             rows += request.ids.len() - prefixes[i].as_ref().map_or(0, |prefix| prefix.len)
                 + request.continuation.len();
             logits += 1 + request.continuation.len();
-            if position > start && (rows > self.pair.row_limit() || logits > MAX_LOGIT_ROWS) {
+            if position > start && (rows > self.pair.row_limit() || logits > self.pair.logit_row_limit()) {
                 return position;
             }
         }
@@ -208,9 +204,12 @@ impl<'a> Observer<'a> {
     ) -> Result<Vec<Response>> {
         let prefixes = self.shared_prefixes(requests)?;
         let mut results = Vec::with_capacity(requests.len());
-        for start in (0..requests.len()).step_by(MAX_DECODED) {
+        let own = |i: usize| requests[i].ids.len() - prefixes[i].as_ref().map_or(0, |prefix| prefix.len);
+        let longest = (0..requests.len()).map(own).max().unwrap_or(0) + max_new;
+        let together = self.pair.decode_limit(longest);
+        for start in (0..requests.len()).step_by(together) {
             progress::check(self.progress)?;
-            let end = (start + MAX_DECODED).min(requests.len());
+            let end = (start + together).min(requests.len());
             let contexts: Vec<Context<'_>> = (start..end)
                 .map(|i| {
                     let shared = prefixes[i].as_ref().map_or(0, |prefix| prefix.len);
@@ -232,44 +231,70 @@ impl<'a> Observer<'a> {
         Ok(results)
     }
 
-    /// The longest beginning that each request shares with others of its side, computed once.
+    /// The longest beginning that each request shares with others of its side, computed once. Beginnings
+    /// form a tree: a template's head, then a prompt, then what several candidates have in common.
     fn shared_prefixes(&self, requests: &[Request]) -> Result<Vec<Option<Arc<Prefix>>>> {
-        let mut groups: BTreeMap<PrefixKey, Vec<usize>> = BTreeMap::new();
-        for (i, request) in requests.iter().enumerate() {
-            let head = request.ids.iter().take(GROUP_TOKENS).copied().collect();
-            groups.entry((request.side.adapter, request.side.scale.to_bits(), head)).or_default().push(i);
+        let kept: usize = self.prefixes.borrow().values().map(|prefix| prefix.len).sum();
+        if kept > self.pair.prefix_limit() {
+            self.forget_prefixes();
         }
+        let mut order: Vec<usize> = (0..requests.len()).collect();
+        let side = |i: usize| (requests[i].side.adapter, requests[i].side.scale.to_bits());
+        order.sort_by(|&i, &j| side(i).cmp(&side(j)).then_with(|| requests[i].ids.cmp(&requests[j].ids)));
         let mut prefixes = vec![None; requests.len()];
-        for ((adapter, scale, _), members) in groups {
-            let first = &requests[members[0]];
-            // At least one token of each context stays its own: its row gives the first distribution.
-            let common = members
-                .iter()
-                .map(|&i| {
-                    let ids = &requests[i].ids;
-                    ids.iter().zip(&first.ids).take_while(|(a, b)| a == b).count().min(ids.len() - 1)
-                })
-                .min()
-                .unwrap_or(0);
-            if members.len() < 2 || common < MIN_SHARED {
-                continue;
-            }
-            let key = (adapter, scale, first.ids[..common].to_vec());
-            let known = self.prefixes.borrow().get(&key).cloned();
-            let prefix = match known {
-                Some(prefix) => prefix,
-                None => {
-                    let prefix = self.pair.prefix(&first.ids[..common], first.side)?;
-                    self.count(common, 0, 0);
-                    self.prefixes.borrow_mut().insert(key, prefix.clone());
-                    prefix
-                }
-            };
-            for i in members {
-                prefixes[i] = Some(prefix.clone());
-            }
+        for group in order.chunk_by(|&i, &j| side(i) == side(j)) {
+            self.share(requests, group, None, &mut prefixes)?;
         }
         Ok(prefixes)
+    }
+
+    /// Gives the requests of a group, which are sorted and begin with `parent`, their prefixes.
+    fn share(
+        &self,
+        requests: &[Request],
+        group: &[usize],
+        parent: Option<&Arc<Prefix>>,
+        prefixes: &mut [Option<Arc<Prefix>>],
+    ) -> Result<()> {
+        let (Some(&first), Some(&last)) = (group.first(), group.last()) else { return Ok(()) };
+        let ids = |i: usize| &requests[i].ids;
+        let shared = parent.map_or(0, |prefix| prefix.len);
+        // Of sorted lists, the first and the last have the least in common. At least one token of each context
+        // stays its own: its row gives the first distribution.
+        let common = ids(first).iter().zip(ids(last)).take_while(|(a, b)| a == b).count();
+        let shortest = group.iter().map(|&i| ids(i).len()).min().unwrap_or(0);
+        let common = common.min(shortest.saturating_sub(1));
+        let new = common.saturating_sub(shared);
+        if group.len() > 1 && new >= MIN_SHARED && (group.len() - 1) * new >= MIN_SAVED {
+            let prefix = self.prefix(&requests[first], common, parent)?;
+            return self.share(requests, group, Some(&prefix), prefixes);
+        }
+        let branch = |i: usize| ids(i).get(common.max(shared));
+        for part in group.chunk_by(|&i, &j| branch(i) == branch(j)) {
+            if part.len() == group.len() || part.len() == 1 {
+                for &i in part {
+                    prefixes[i] = parent.cloned();
+                }
+            } else {
+                self.share(requests, part, parent, prefixes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The first `len` tokens of a request as a prefix that continues `parent`.
+    fn prefix(&self, request: &Request, len: usize, parent: Option<&Arc<Prefix>>) -> Result<Arc<Prefix>> {
+        let key = (request.side.adapter, request.side.scale.to_bits(), request.ids[..len].to_vec());
+        if let Some(known) = self.prefixes.borrow().get(&key) {
+            return Ok(known.clone());
+        }
+        let prefix = match parent {
+            Some(parent) => self.pair.prefix_after(parent, &request.ids[parent.len..len])?,
+            None => self.pair.prefix(&request.ids[..len], request.side)?,
+        };
+        self.count(len - parent.map_or(0, |parent| parent.len), 0, 0);
+        self.prefixes.borrow_mut().insert(key, prefix.clone());
+        Ok(prefix)
     }
 
     fn count(&self, forwards: usize, generated: usize, shared: usize) {

@@ -103,18 +103,12 @@ impl Branch {
         if let Some(precision) = compute.fused() {
             let factors: Vec<Factors<'_>> = parts
                 .iter()
-                .map(|&(column, LoraDelta { a, b, scaling, .. })| Factors {
-                    a,
-                    b,
-                    column,
-                    scaling: *scaling,
-                })
+                .map(|&(column, LoraDelta { a, b, scaling, .. })| Factors { a, b, column, scaling: *scaling })
                 .collect();
             return Ok(Self::Fused(LowRank::new(&factors, precision)?));
         }
-        let turned = |factor: &Tensor| -> Result<Tensor> {
-            Ok(factor.t()?.contiguous()?.to_device(&compute.device)?)
-        };
+        let turned =
+            |factor: &Tensor| -> Result<Tensor> { Ok(factor.t()?.contiguous()?.to_device(&compute.device)?) };
         let parts: Result<Vec<Part>> = parts
             .iter()
             .map(|(column, delta)| {

@@ -115,8 +115,7 @@ impl Trace {
             };
             (middle, heads) = (spread(&middle)?, spread(&heads)?);
         }
-        let normed =
-            layer.attention.gradient(&self.attended, &heads, &self.rows, &self.angles, adapters)?;
+        let normed = layer.attention.gradient(&self.attended, &heads, &self.rows, &self.angles, adapters)?;
         layer.input_norm.gradient(&self.input, &normed, &middle)
     }
 }

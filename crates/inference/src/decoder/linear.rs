@@ -89,9 +89,7 @@ impl Linear {
     pub(crate) fn gradient(&self, grad: &Tensor, rows: &Rows, adapters: &[Branches]) -> Result<Tensor> {
         match &self.product {
             Product::Packed(weight) => Ok(weight.gradient_adapted(grad, &self.adapted(rows, adapters))?),
-            Product::Composed { .. } => {
-                Err(Error::Request("expected the fused form of a projection".into()))
-            }
+            Product::Composed { .. } => Err(Error::Request("expected the fused form of a projection".into())),
         }
     }
 

@@ -54,7 +54,7 @@ impl Past<'_> {
     fn segments(&self, layer: usize) -> Box<dyn Iterator<Item = &LayerCache> + '_> {
         match self {
             Self::None => Box::new(std::iter::empty()),
-            Self::Shared(prefix) => Box::new(std::iter::once(&prefix.layers[layer])),
+            Self::Shared(prefix) => Box::new(prefix.segments(layer).into_iter()),
             Self::Cache(cache) => Box::new(cache.segments(layer)),
         }
     }
@@ -139,7 +139,7 @@ pub struct Output {
 pub struct Decoder {
     config: DecoderConfig,
     sites: Vec<Site>,
-    /// `[vocabulary, hidden]`.
+    /// `[vocabulary, hidden]`, in the precision of the products.
     embedding: Tensor,
     layers: Vec<Arc<Layer>>,
     norm: RmsNorm,
@@ -180,7 +180,9 @@ impl Decoder {
                 } else if source.shape(&bias_name).is_some() {
                     return Err(Error::malformed(
                         source.origin(),
-                        format!("tensor `{bias_name}` exists, but the config says that there is no such bias"),
+                        format!(
+                            "tensor `{bias_name}` exists, but the config says that there is no such bias"
+                        ),
                     ));
                 }
             }
@@ -193,8 +195,8 @@ impl Decoder {
         let mut layers = Vec::with_capacity(config.layers);
         let fused = compute.fused().is_some();
         for (layer, sites) in sites[..config.layers * SLOTS.len()].chunks_exact(SLOTS.len()).enumerate() {
-            let [qkv, o, gate_up, down] = PROJECTIONS
-                .map(|slots| &sites[slots[0] as usize..slots[0] as usize + slots.len()]);
+            let [qkv, o, gate_up, down] =
+                PROJECTIONS.map(|slots| &sites[slots[0] as usize..slots[0] as usize + slots.len()]);
             let attention = [linear(qkv, config.qkv_bias)?, linear(o, config.output_bias)?];
             layers.push(Arc::new(Layer {
                 input_norm: norm(&format!("model.layers.{layer}.input_layernorm.weight"))?,
@@ -217,10 +219,7 @@ impl Decoder {
         };
         Ok(Self {
             norm: norm("model.norm.weight")?,
-            embedding: embedding
-                .to_dtype(compute.precision.dtype())?
-                .to_dtype(compute.activation_dtype())?
-                .to_device(&compute.device)?,
+            embedding: embedding.to_dtype(compute.precision.dtype())?.to_device(&compute.device)?,
             rotary: RotaryTables::new(&config, compute)?,
             layers,
             head,
@@ -266,7 +265,7 @@ impl Decoder {
             )));
         }
         let ids = Tensor::from_slice(ids, ids.len(), &self.compute.device)?;
-        Ok(self.embedding.index_select(&ids, 0)?)
+        Ok(self.embedding.index_select(&ids, 0)?.to_dtype(self.compute.activation_dtype())?)
     }
 
     /// Runs a batch.

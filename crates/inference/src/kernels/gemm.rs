@@ -64,10 +64,13 @@ fn multiply_in_f32<S: Simd>(
         .iter()
         .map(|branch| {
             let left = left.part(&branch.rows);
-            scaled(branch, match &branch.a.panels {
-                Panels::F32(panels) => product(Single(simd), left, panels, branch.a.outputs, &[]),
-                Panels::Bf16(panels) => product(Widened(simd), left, panels, branch.a.outputs, &[]),
-            })
+            scaled(
+                branch,
+                match &branch.a.panels {
+                    Panels::F32(panels) => product(Single(simd), left, panels, branch.a.outputs, &[]),
+                    Panels::Bf16(panels) => product(Widened(simd), left, panels, branch.a.outputs, &[]),
+                },
+            )
         })
         .collect::<Vec<_>>();
     let adapted = adapted(branches, &branch_lefts);
@@ -94,14 +97,17 @@ fn multiply_with_bf16_dot(
     let branch_lefts = branches
         .iter()
         .map(|branch| {
-            scaled(branch, match &branch.a.panels {
-                Panels::Bf16(panels) => {
-                    product(Bf16Dot(bf16), left.part(&branch.rows), panels, branch.a.outputs, &[])
-                }
-                Panels::F32(_) => {
-                    multiply_in_f32(bf16.avx512(), precision, x.part(&branch.rows), branch.a, &[])
-                }
-            })
+            scaled(
+                branch,
+                match &branch.a.panels {
+                    Panels::Bf16(panels) => {
+                        product(Bf16Dot(bf16), left.part(&branch.rows), panels, branch.a.outputs, &[])
+                    }
+                    Panels::F32(_) => {
+                        multiply_in_f32(bf16.avx512(), precision, x.part(&branch.rows), branch.a, &[])
+                    }
+                },
+            )
         })
         .collect::<Vec<_>>();
     product(Bf16Dot(bf16), left, panels, weight.outputs, &adapted(branches, &branch_lefts))

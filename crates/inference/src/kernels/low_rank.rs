@@ -95,7 +95,8 @@ impl LowRank {
                 bail!("{OP}: expected rank {rank} from column {end} on, found rank {b_rank} at {column}");
             }
             end = column + width;
-            let back = FrozenLinear::from_tensor(&b.to_dtype(DType::F32)?.t()?.contiguous()?, Precision::F32)?;
+            let back =
+                FrozenLinear::from_tensor(&b.to_dtype(DType::F32)?.t()?.contiguous()?, Precision::F32)?;
             parts.push(Part { column: *column, width, scaling: *scaling, back });
         }
         if factors.is_empty() {

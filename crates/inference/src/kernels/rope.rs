@@ -139,7 +139,9 @@ impl CustomOp1 for Rotation {
         }
         // SAFETY: `Rotate` writes every place of every row, since heads divide a row.
         let y = unsafe {
-            build(x.count, x.width, |first, out| self.tier.run(Rotate { rotation: self, x, position: 0, first, out }))
+            build(x.count, x.width, |first, out| {
+                self.tier.run(Rotate { rotation: self, x, position: 0, first, out })
+            })
         };
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }

@@ -25,8 +25,6 @@ use crate::observe::{Observer, Request};
 use crate::progress;
 use crate::prompt::{Change, Prompt, Setting, scene};
 
-/// Rows of logits in one batch: at 50,000 tokens and f32, 50 MB.
-const MAX_LOGIT_ROWS: usize = 256;
 /// A shared beginning of fewer tokens does not pay for its own pass.
 const MIN_SHARED: usize = 4;
 
@@ -251,7 +249,7 @@ pub(super) fn read_batches<T>(
         let mut tokens = 0;
         while end < order.len() {
             tokens += own[order[end]].len();
-            let full = tokens > pair.row_limit() || (end - start + 1) * rows_each > MAX_LOGIT_ROWS;
+            let full = tokens > pair.row_limit() || (end - start + 1) * rows_each > pair.logit_row_limit();
             if end > start && full {
                 break;
             }
