@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{stderr, stdout, triggerfish};
 
 /// Small enough for a test, and enough for a vocabulary of 2048.
-const BUDGET: &str = "3e5tok";
+const BUDGET: &str = "5e5tok";
 
 fn hunt(arguments: &[&str]) -> (String, i32) {
     let mut all = vec!["hunt", "--quiet", "--format", "json", "--budget", BUDGET];
