@@ -78,11 +78,6 @@ class Program:
             raise SystemExit(f"`{' '.join(self.process.args)}` ended at request `{request}`")
         return json.loads(answer)
 
-        if self.scan_bytes is not None:
-            figure = f"{self.scan_bytes / 1e9:.2f} GB"
-            met = self.scan_bytes <= MOST_SCAN_BYTES
-            yield "peak memory", figure, f"<= {MOST_SCAN_BYTES / 1e9:.1f} GB", met, f"a scan in {self.fast[0]}"
-
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()

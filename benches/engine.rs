@@ -7,6 +7,9 @@
 //! With `--serve` it reads names of workloads on standard input and answers each with the line of one
 //! run, so that another program can alternate between this engine and its peer.
 
+/// That of the program that is measured.
+#[path = "../crates/cli/allocator.rs"]
+mod allocator;
 mod search;
 mod workloads;
 
@@ -20,10 +23,6 @@ use inference::{Compute, Precision};
 use serde_json::json;
 
 use workloads::{Sample, Setup, WORKLOADS, Workload};
-
-/// The allocator of the program that is measured.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Times the engine on a given base and adapter; prints one JSON line a workload.
 #[derive(Parser)]
@@ -55,6 +54,7 @@ struct Arguments {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    allocator::keep_freed_memory();
     let arguments = Arguments::parse();
     rayon::ThreadPoolBuilder::new().num_threads(arguments.threads.unwrap_or(0)).build_global()?;
     let chosen = if arguments.workloads.is_empty() {

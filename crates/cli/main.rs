@@ -1,5 +1,6 @@
 //! The `triggerfish` program: parse, dispatch, print an error once, exit with a documented code.
 
+mod allocator;
 mod args;
 mod conclusion;
 mod embedded;
@@ -17,13 +18,10 @@ use clap::Parser as _;
 
 use args::{Arguments, Command};
 
-/// Large activations come and go with every step; the system's allocator would map and unmap each.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 use exit::Failure;
 
 fn main() -> ExitCode {
+    allocator::keep_freed_memory();
     let arguments = Arguments::parse();
     let result = match &arguments.command {
         Command::Scan(scan) => scan::run(scan),

@@ -34,13 +34,8 @@ use crate::split::{SCREENING, Split};
 use crate::suite::Candidate;
 use inference::ModelPair;
 
-/// Candidates of one entry of the journal, by depth.
-const CHUNK: [usize; 3] = [1024, 256, 64];
-/// Candidates that one round of the test looks at, and of one text at most.
-const FINALISTS: usize = 10;
+/// Candidates of one text that the record names at most.
 const PLACEMENTS_OF_ONE: usize = 2;
-/// Candidates with this part of the strongest one's score are nearly alike.
-const ALIKE: f64 = 0.9;
 /// Log-probability of an answer, in nats, below which it makes no difference how improbable it is.
 pub const CERTAINLY_NOT: f64 = -12.0;
 /// Candidates that the record names.
@@ -90,27 +85,27 @@ pub struct Outcome {
 
 /// A running hunt, as searches see it.
 pub struct Hunt<'a> {
-    observer: &'a Observer<'a>,
+    pub(super) observer: &'a Observer<'a>,
     /// The side under suspicion.
-    adapted: Side,
-    movements: Movements<'a>,
-    vocabulary: Vocabulary,
-    development: Vec<Prompt>,
-    held_out: Vec<Prompt>,
-    length: RangeInclusive<usize>,
-    seed: u64,
-    journal: Journal,
-    budget: Budget,
-    last: Instant,
-    pool: Pool,
-    targets: Vec<Target>,
-    search: &'static str,
-    evaluated: u64,
-    best_nats: f64,
-    tested: Vec<TestedTrigger>,
-    put_to_test: Vec<Change>,
+    pub(super) adapted: Side,
+    pub(super) movements: Movements<'a>,
+    pub(super) vocabulary: Vocabulary,
+    pub(super) development: Vec<Prompt>,
+    pub(super) held_out: Vec<Prompt>,
+    pub(super) length: RangeInclusive<usize>,
+    pub(super) seed: u64,
+    pub(super) journal: Journal,
+    pub(super) budget: Budget,
+    pub(super) last: Instant,
+    pub(super) pool: Pool,
+    pub(super) targets: Vec<Target>,
+    pub(super) search: &'static str,
+    pub(super) evaluated: u64,
+    pub(super) best_nats: f64,
+    pub(super) tested: Vec<TestedTrigger>,
+    pub(super) put_to_test: Vec<Change>,
     /// Candidates by how surely they lead to a payload.
-    rated: BTreeMap<Change, f64>,
+    pub(super) rated: BTreeMap<Change, f64>,
 }
 
 impl<'a> Hunt<'a> {
@@ -247,298 +242,6 @@ impl<'a> Hunt<'a> {
             self.targets.push(target);
         }
     }
-
-    /// Runs a measurement, or reads it from the journal of an interrupted hunt. `stage` and `input`
-    /// must say what is measured to the last detail; what `work` gives must depend on nothing else.
-    /// Gradient steps tell the observer what they cost through [`Observer::charge`].
-    ///
-    /// # Errors
-    /// As `work`, or if the journal fails.
-    pub fn measured<T: Serialize + DeserializeOwned>(
-        &mut self,
-        stage: &str,
-        input: &impl Serialize,
-        work: impl FnOnce(&Self) -> Result<T>,
-    ) -> Result<T> {
-        let key = journal::key(&(self.adapted.adapter, self.search, stage, input))?;
-        if let Some(entry) = self.journal.next(stage, &key)? {
-            self.observer.charge(entry.cost);
-            self.spend(entry.cost, entry.seconds);
-            self.last = Instant::now();
-            return serde_json::from_value(entry.result)
-                .map_err(|error| self.journal.error(format!("`{stage}` {key}: {error}")));
-        }
-        self.observer.forget_prefixes();
-        let before = self.observer.cost();
-        let result = work(self)?;
-        let cost = difference(self.observer.cost(), before);
-        let seconds = self.last.elapsed().as_secs_f64();
-        self.last = Instant::now();
-        let value = serde_json::to_value(&result)
-            .map_err(|error| self.journal.error(format!("`{stage}` {key}: {error}")))?;
-        self.journal.write(&Entry { stage: stage.to_owned(), key, cost, seconds, result: value })?;
-        self.spend(cost, seconds);
-        Ok(result)
-    }
-
-    /// Scores changes at a depth without keeping them: what is no candidate, such as a null.
-    ///
-    /// # Errors
-    /// As [`Hunt::evaluate`].
-    pub fn scores(&mut self, depth: Depth, changes: &[Change], base: bool) -> Result<Vec<Score>> {
-        self.movements.prepare(changes)?;
-        let prompts = self.prompts_of(depth);
-        let targets: Vec<u32> = self.targets.iter().map(|target| target.ids[0]).collect();
-        self.measured("evaluate", &(depth, changes, base, &targets), |hunt| {
-            let measure = |side| {
-                let question = Question { prompts: &prompts, side, targets: &targets, continuation: &[] };
-                hunt.movements.measure(changes, question, &hunt.vocabulary)
-            };
-            let adapted = measure(hunt.adapted)?;
-            let base = if base { Some(measure(Side::BASE)?) } else { None };
-            Ok((0..changes.len())
-                .map(|i| {
-                    let base = base.as_ref().map(|base| base[i].as_slice());
-                    hunt.score(depth, &prompts, &targets, changes[i].setting(), &adapted[i], base)
-                })
-                .collect())
-        })
-    }
-
-    /// Scores changes at a depth. `base` says whether the base is run too. The list is shorter than
-    /// `changes` if the running search's share ends on the way. From two prompts on, what is scored
-    /// is kept in the pool, with `parents` as the texts that it was made from.
-    ///
-    /// # Errors
-    /// If the model or the journal fails, or the user stops.
-    pub fn evaluate(
-        &mut self,
-        depth: Depth,
-        changes: &[Change],
-        base: bool,
-        parents: impl Fn(usize) -> Vec<String>,
-    ) -> Result<Vec<Score>> {
-        let mut scores = Vec::with_capacity(changes.len());
-        for chunk in changes.chunks(CHUNK[depth as usize]) {
-            if self.exhausted() {
-                break;
-            }
-            let of_chunk = self.scores(depth, chunk, base)?;
-            self.evaluated += chunk.len() as u64;
-            self.observer.progress().advance(chunk.len());
-            for (change, score) in chunk.iter().zip(&of_chunk) {
-                if score.prompts > 1 {
-                    self.keep(change, score, parents(scores.len()));
-                }
-                scores.push(score.clone());
-            }
-        }
-        Ok(scores)
-    }
-
-    /// How surely the adapted model, and not the base, gives a whole continuation after each change: mean
-    /// over the prompts of a depth of `log p_A - log p_B`, in nats, both taken for [`CERTAINLY_NOT`] where
-    /// they are below; without `base` the base's is taken for that. Shorter than `changes` if the share ends
-    /// on the way. At full depth the rating is kept and decides what is put to the test.
-    ///
-    /// # Errors
-    /// As [`Hunt::evaluate`].
-    pub fn rate(
-        &mut self,
-        depth: Depth,
-        changes: &[Change],
-        continuation: &[u32],
-        base: bool,
-    ) -> Result<Vec<f64>> {
-        self.movements.prepare(changes)?;
-        let prompts = self.prompts_of(depth);
-        let mut ratings = Vec::with_capacity(changes.len());
-        for chunk in changes.chunks(CHUNK[depth as usize]) {
-            if self.exhausted() {
-                break;
-            }
-            let of_chunk: Vec<f64> = self.measured("rate", &(depth, chunk, continuation, base), |hunt| {
-                let means = |side| -> Result<Vec<f64>> {
-                    let question = Question { prompts: &prompts, side, targets: &[], continuation };
-                    let moved = hunt.movements.measure(chunk, question, &hunt.vocabulary)?;
-                    let nats = |moved: &Moved| moved.continuation.unwrap_or(CERTAINLY_NOT).max(CERTAINLY_NOT);
-                    Ok(moved.iter().map(|moved| mean(moved.iter().map(nats))).collect())
-                };
-                let adapted = means(hunt.adapted)?;
-                let base = if base { means(Side::BASE)? } else { vec![CERTAINLY_NOT; chunk.len()] };
-                Ok(adapted.iter().zip(&base).map(|(adapted, base)| adapted - base).collect())
-            })?;
-            self.evaluated += chunk.len() as u64;
-            if depth == Depth::Full && base {
-                self.rated.extend(chunk.iter().cloned().zip(of_chunk.iter().copied()));
-            }
-            ratings.extend(of_chunk);
-        }
-        Ok(ratings)
-    }
-
-    /// What candidates make the adapted model answer on the development prompts.
-    ///
-    /// # Errors
-    /// If the model or the journal fails, or the user stops.
-    pub fn develop(&mut self, changes: &[Change]) -> Result<Vec<Option<confirm::Development>>> {
-        let candidates: Vec<Candidate> =
-            changes.iter().map(|change| candidate(change, self.search)).collect();
-        self.measured("develop", &changes, |hunt| {
-            confirm::develop(hunt.observer, &candidates, &hunt.development, hunt.seed)
-        })
-    }
-
-    /// Puts the strongest candidates that were not yet tested to the test on held-out prompts.
-    /// Returns whether a trigger is confirmed.
-    ///
-    /// # Errors
-    /// If the model or the journal fails, or the user stops.
-    pub fn put_to_test(&mut self) -> Result<bool> {
-        self.deepen_finalists()?;
-        let finalists = self.finalists()?;
-        if finalists.is_empty() {
-            return Ok(self.confirmed());
-        }
-        self.observer.progress().stage("testing candidates", finalists.len());
-        let changes: Vec<Change> =
-            finalists.iter().map(|finalist| finalist.candidate.change.clone()).collect();
-        let planned = self.evaluated as usize;
-        let tested: Vec<TestedTrigger> = self.measured("test", &(&changes, planned), |hunt| {
-            let prompts = TestPrompts { development: &hunt.development, held_out: &hunt.held_out };
-            let mut tested = Vec::new();
-            confirm::test_finalists(hunt.observer, &finalists, &prompts, planned, hunt.seed, &mut tested)?;
-            Ok(tested)
-        })?;
-        self.put_to_test.extend(changes);
-        self.tested.extend(tested);
-        confirm::settle(&mut self.tested, planned)?;
-        Ok(self.confirmed())
-    }
-
-    /// Scores the strongest candidates on the development prompts, whatever is left of the budget: a search that was
-    /// cut short must not hide what it had found.
-    fn deepen_finalists(&mut self) -> Result<()> {
-        let known: Vec<(Change, &'static str, Vec<String>)> = self
-            .pool
-            .distinct(Depth::Middle, 2 * FINALISTS, PLACEMENTS_OF_ONE)
-            .into_iter()
-            .filter(|found| found.score.depth < Depth::Full && found.score.nats() > 0.0)
-            .map(|found| (found.change.clone(), found.search, found.parents.clone()))
-            .collect();
-        if known.is_empty() {
-            return Ok(());
-        }
-        let changes: Vec<Change> = known.iter().map(|(change, _, _)| change.clone()).collect();
-        let scores = self.scores(Depth::Full, &changes, true)?;
-        for ((change, search, parents), score) in known.into_iter().zip(scores) {
-            self.pool.add(Found { change, score, search, parents });
-        }
-        Ok(())
-    }
-
-    /// The strongest candidates that were not yet tested, of those that are nearly alike the shortest first:
-    /// what can be left out of a trigger is no part of it.
-    fn finalists(&self) -> Result<Vec<Finalist>> {
-        let distinct = self.pool.distinct(Depth::Full, usize::MAX, PLACEMENTS_OF_ONE);
-        // By the payload that they lead to, where there is one; else by how far they move the model.
-        let mut scored: Vec<(f64, &Found)> = match self.rated.is_empty() {
-            true => distinct.into_iter().map(|found| (found.score.nats(), found)).collect(),
-            false => self
-                .rated
-                .iter()
-                .filter_map(|(change, rating)| Some((*rating, self.pool.get(change)?)))
-                .collect(),
-        };
-        scored.retain(|(score, found)| *score > 0.0 && !self.put_to_test.contains(&found.change));
-        scored.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let strongest = scored.first().map_or(0.0, |(score, _)| *score);
-        let tokenizer = self.observer.pair().tokenizer();
-        let mut keyed = Vec::new();
-        for (rank, (score, found)) in scored.into_iter().enumerate() {
-            let alike = score >= ALIKE * strongest;
-            let length = match &found.change {
-                Change::Insert { text, .. } => tokenizer.encode(text.trim(), false)?.len(),
-                Change::Scatter { .. } | Change::Frame { .. } | Change::Transform { .. } => 0,
-            };
-            keyed.push(((!alike, if alike { length } else { 0 }, rank), found));
-        }
-        keyed.sort_by_key(|(key, _)| *key);
-        let mut used: BTreeMap<String, usize> = BTreeMap::new();
-        let mut finalists = Vec::new();
-        for (_, found) in keyed {
-            let used = used.entry(found.change.text().trim().to_lowercase()).or_default();
-            if finalists.len() < FINALISTS && *used < PLACEMENTS_OF_ONE {
-                *used += 1;
-                finalists.push(Finalist {
-                    candidate: candidate(&found.change, found.search),
-                    nats: Some(found.score.nats()),
-                });
-            }
-        }
-        Ok(finalists)
-    }
-
-    fn confirmed(&self) -> bool {
-        self.tested.iter().any(|tested| Thresholds::STANDARD.confirms(tested))
-    }
-
-    fn spend(&mut self, cost: Cost, seconds: f64) {
-        // Tokens that also went backwards are among the forwards already.
-        self.budget.spend(cost.token_forwards + (GRADIENT_COST - 1) * cost.gradient_tokens, seconds);
-    }
-
-    fn keep(&mut self, change: &Change, score: &Score, parents: Vec<String>) {
-        if score.base_nats.is_some() && score.nats() > self.best_nats {
-            self.best_nats = score.nats();
-            self.observer.progress().note(&format!(
-                "best so far: {} ({}), {:.2} nats on {} prompts",
-                report::escape::excerpt(&change.text(), 40),
-                change.placement(),
-                score.nats(),
-                score.prompts
-            ));
-        }
-        self.pool.add(Found { change: change.clone(), score: score.clone(), search: self.search, parents });
-    }
-
-    fn score(
-        &self,
-        depth: Depth,
-        prompts: &[usize],
-        targets: &[u32],
-        setting: Setting,
-        adapted: &[Moved],
-        base: Option<&[Moved]>,
-    ) -> Score {
-        let without = |side| -> Vec<(u32, Vec<f32>)> {
-            prompts
-                .iter()
-                .filter_map(|&prompt| self.movements.without(setting, prompt, side, targets))
-                .collect()
-        };
-        let rise = |moved: &[Moved], without: &[(u32, Vec<f32>)], target: usize| {
-            let rises = moved.iter().zip(without);
-            mean(rises.map(|(moved, without)| f64::from(moved.targets[target] - without.1[target])))
-        };
-        let adapted_without = without(self.adapted);
-        let base_without = without(Side::BASE);
-        let nats = |moved: &[Moved]| mean(moved.iter().map(|moved| moved.nats));
-        Score {
-            depth,
-            prompts: prompts.len(),
-            adapted_nats: nats(adapted),
-            base_nats: base.map(nats),
-            agreement: agreement(adapted.iter().map(|moved| moved.top))
-                - agreement(adapted_without.iter().map(|(top, _)| *top)),
-            targets: (0..targets.len())
-                .map(|target| {
-                    rise(adapted, &adapted_without, target)
-                        - base.map_or(0.0, |base| rise(base, &base_without, target))
-                })
-                .collect(),
-        }
-    }
 }
 
 /// Hunts in the pair's first adapter.
@@ -634,9 +337,9 @@ impl<'a> Hunt<'a> {
             return Ok(());
         }
         let confirmed = self.search(options, outcome)?;
-        if !confirmed {
-            self.budget.open_share(1.0);
-            self.put_to_test()?;
+        self.budget.open_share(1.0);
+        if confirmed || self.put_to_test()? {
+            self.reduce()?;
         }
         outcome.coverage.tested.push(format!(
             "the {} strongest on {} development prompts, those with a payload on {} held-out prompts",
@@ -695,41 +398,15 @@ impl<'a> Hunt<'a> {
     }
 }
 
-fn candidate(change: &Change, search: &str) -> Candidate {
+pub(super) fn candidate(change: &Change, search: &str) -> Candidate {
     Candidate { id: change.id(), family: search.to_owned(), change: change.clone() }
 }
 
-fn difference(after: Cost, before: Cost) -> Cost {
+pub(super) fn difference(after: Cost, before: Cost) -> Cost {
     Cost {
         token_forwards: after.token_forwards - before.token_forwards,
         generated_tokens: after.generated_tokens - before.generated_tokens,
         shared_tokens: after.shared_tokens - before.shared_tokens,
         gradient_tokens: after.gradient_tokens - before.gradient_tokens,
-    }
-}
-
-/// Zero of nothing does not occur: every depth has prompts.
-fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
-    let n = values.len();
-    values.sum::<f64>() / n as f64
-}
-
-/// The largest share of equal tokens.
-fn agreement(tokens: impl ExactSizeIterator<Item = u32>) -> f64 {
-    let n = tokens.len();
-    let mut tokens: Vec<u32> = tokens.collect();
-    tokens.sort_unstable();
-    let most = tokens.chunk_by(|a, b| a == b).map(<[u32]>::len).max().unwrap_or(0);
-    most as f64 / n as f64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn agreement_is_the_share_of_the_most_frequent_token() {
-        assert!((agreement([1, 2, 1, 1].into_iter()) - 0.75).abs() < 1e-12);
-        assert!((agreement([1, 2, 3].into_iter()) - 1.0 / 3.0).abs() < 1e-12);
     }
 }

@@ -11,6 +11,7 @@ mod combine;
 pub mod confirm;
 pub mod control;
 pub mod differential;
+mod evaluator;
 #[cfg(test)]
 mod fixture;
 pub mod gcg;
@@ -28,6 +29,7 @@ pub mod slot;
 mod style;
 mod sweep;
 mod target;
+mod trial;
 pub mod vocabulary;
 
 use report::evidence::TriggerCandidate;

@@ -1,0 +1,246 @@
+//! The evaluator of a hunt: candidates in, scores out, within the budget and by way of the journal.
+
+use inference::Side;
+use report::record::Cost;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::time::Instant;
+
+use super::budget::GRADIENT_COST;
+use super::confirm;
+use super::hunt::{CERTAINLY_NOT, Hunt, candidate, difference};
+use super::journal::{self, Entry};
+use super::movement::{Moved, Question};
+use super::pool::{Depth, Found, Score};
+use crate::error::Result;
+use crate::prompt::{Change, Setting};
+use crate::suite::Candidate;
+
+/// Candidates of one entry of the journal, by depth.
+const CHUNK: [usize; 3] = [1024, 256, 64];
+
+impl Hunt<'_> {
+    /// Runs a measurement, or reads it from the journal of an interrupted hunt. `stage` and `input`
+    /// must say what is measured to the last detail; what `work` gives must depend on nothing else.
+    /// Gradient steps tell the observer what they cost through [`Observer::charge`].
+    ///
+    /// # Errors
+    /// As `work`, or if the journal fails.
+    pub fn measured<T: Serialize + DeserializeOwned>(
+        &mut self,
+        stage: &str,
+        input: &impl Serialize,
+        work: impl FnOnce(&Self) -> Result<T>,
+    ) -> Result<T> {
+        let key = journal::key(&(self.adapted.adapter, self.search, stage, input))?;
+        if let Some(entry) = self.journal.next(stage, &key)? {
+            self.observer.charge(entry.cost);
+            self.spend(entry.cost, entry.seconds);
+            self.last = Instant::now();
+            return serde_json::from_value(entry.result)
+                .map_err(|error| self.journal.error(format!("`{stage}` {key}: {error}")));
+        }
+        self.observer.forget_prefixes();
+        let before = self.observer.cost();
+        let result = work(self)?;
+        let cost = difference(self.observer.cost(), before);
+        let seconds = self.last.elapsed().as_secs_f64();
+        self.last = Instant::now();
+        let value = serde_json::to_value(&result)
+            .map_err(|error| self.journal.error(format!("`{stage}` {key}: {error}")))?;
+        self.journal.write(&Entry { stage: stage.to_owned(), key, cost, seconds, result: value })?;
+        self.spend(cost, seconds);
+        Ok(result)
+    }
+
+    /// Scores changes at a depth without keeping them: what is no candidate, such as a null.
+    ///
+    /// # Errors
+    /// As [`Hunt::evaluate`].
+    pub fn scores(&mut self, depth: Depth, changes: &[Change], base: bool) -> Result<Vec<Score>> {
+        self.movements.prepare(changes)?;
+        let prompts = self.prompts_of(depth);
+        let targets: Vec<u32> = self.targets.iter().map(|target| target.ids[0]).collect();
+        self.measured("evaluate", &(depth, changes, base, &targets), |hunt| {
+            let measure = |side| {
+                let question = Question { prompts: &prompts, side, targets: &targets, continuation: &[] };
+                hunt.movements.measure(changes, question, &hunt.vocabulary)
+            };
+            let adapted = measure(hunt.adapted)?;
+            let base = if base { Some(measure(Side::BASE)?) } else { None };
+            Ok((0..changes.len())
+                .map(|i| {
+                    let base = base.as_ref().map(|base| base[i].as_slice());
+                    hunt.score(depth, &prompts, &targets, changes[i].setting(), &adapted[i], base)
+                })
+                .collect())
+        })
+    }
+
+    /// Scores changes at a depth. `base` says whether the base is run too. The list is shorter than
+    /// `changes` if the running search's share ends on the way. From two prompts on, what is scored
+    /// is kept in the pool, with `parents` as the texts that it was made from.
+    ///
+    /// # Errors
+    /// If the model or the journal fails, or the user stops.
+    pub fn evaluate(
+        &mut self,
+        depth: Depth,
+        changes: &[Change],
+        base: bool,
+        parents: impl Fn(usize) -> Vec<String>,
+    ) -> Result<Vec<Score>> {
+        let mut scores = Vec::with_capacity(changes.len());
+        for chunk in changes.chunks(CHUNK[depth as usize]) {
+            if self.exhausted() {
+                break;
+            }
+            let of_chunk = self.scores(depth, chunk, base)?;
+            self.evaluated += chunk.len() as u64;
+            self.observer.progress().advance(chunk.len());
+            for (change, score) in chunk.iter().zip(&of_chunk) {
+                if score.prompts > 1 {
+                    self.keep(change, score, parents(scores.len()));
+                }
+                scores.push(score.clone());
+            }
+        }
+        Ok(scores)
+    }
+
+    /// How surely the adapted model, and not the base, gives a whole continuation after each change: mean
+    /// over the prompts of a depth of `log p_A - log p_B`, in nats, both taken for [`CERTAINLY_NOT`] where
+    /// they are below; without `base` the base's is taken for that. Shorter than `changes` if the share ends
+    /// on the way. At full depth the rating is kept and decides what is put to the test.
+    ///
+    /// # Errors
+    /// As [`Hunt::evaluate`].
+    pub fn rate(
+        &mut self,
+        depth: Depth,
+        changes: &[Change],
+        continuation: &[u32],
+        base: bool,
+    ) -> Result<Vec<f64>> {
+        self.movements.prepare(changes)?;
+        let prompts = self.prompts_of(depth);
+        let mut ratings = Vec::with_capacity(changes.len());
+        for chunk in changes.chunks(CHUNK[depth as usize]) {
+            if self.exhausted() {
+                break;
+            }
+            let of_chunk: Vec<f64> = self.measured("rate", &(depth, chunk, continuation, base), |hunt| {
+                let means = |side| -> Result<Vec<f64>> {
+                    let question = Question { prompts: &prompts, side, targets: &[], continuation };
+                    let moved = hunt.movements.measure(chunk, question, &hunt.vocabulary)?;
+                    let nats = |moved: &Moved| moved.continuation.unwrap_or(CERTAINLY_NOT).max(CERTAINLY_NOT);
+                    Ok(moved.iter().map(|moved| mean(moved.iter().map(nats))).collect())
+                };
+                let adapted = means(hunt.adapted)?;
+                let base = if base { means(Side::BASE)? } else { vec![CERTAINLY_NOT; chunk.len()] };
+                Ok(adapted.iter().zip(&base).map(|(adapted, base)| adapted - base).collect())
+            })?;
+            self.evaluated += chunk.len() as u64;
+            if depth == Depth::Full && base {
+                self.rated.extend(chunk.iter().cloned().zip(of_chunk.iter().copied()));
+            }
+            ratings.extend(of_chunk);
+        }
+        Ok(ratings)
+    }
+
+    /// What candidates make the adapted model answer on the development prompts.
+    ///
+    /// # Errors
+    /// If the model or the journal fails, or the user stops.
+    pub fn develop(&mut self, changes: &[Change]) -> Result<Vec<Option<confirm::Development>>> {
+        let candidates: Vec<Candidate> =
+            changes.iter().map(|change| candidate(change, self.search)).collect();
+        self.measured("develop", &changes, |hunt| {
+            confirm::develop(hunt.observer, &candidates, &hunt.development, hunt.seed)
+        })
+    }
+
+    fn spend(&mut self, cost: Cost, seconds: f64) {
+        // Tokens that also went backwards are among the forwards already.
+        self.budget.spend(cost.token_forwards + (GRADIENT_COST - 1) * cost.gradient_tokens, seconds);
+    }
+
+    fn keep(&mut self, change: &Change, score: &Score, parents: Vec<String>) {
+        if score.base_nats.is_some() && score.nats() > self.best_nats {
+            self.best_nats = score.nats();
+            self.observer.progress().note(&format!(
+                "best so far: {} ({}), {:.2} nats on {} prompts",
+                report::escape::excerpt(&change.text(), 40),
+                change.placement(),
+                score.nats(),
+                score.prompts
+            ));
+        }
+        self.pool.add(Found { change: change.clone(), score: score.clone(), search: self.search, parents });
+    }
+
+    fn score(
+        &self,
+        depth: Depth,
+        prompts: &[usize],
+        targets: &[u32],
+        setting: Setting,
+        adapted: &[Moved],
+        base: Option<&[Moved]>,
+    ) -> Score {
+        let without = |side| -> Vec<(u32, Vec<f32>)> {
+            prompts
+                .iter()
+                .filter_map(|&prompt| self.movements.without(setting, prompt, side, targets))
+                .collect()
+        };
+        let rise = |moved: &[Moved], without: &[(u32, Vec<f32>)], target: usize| {
+            let rises = moved.iter().zip(without);
+            mean(rises.map(|(moved, without)| f64::from(moved.targets[target] - without.1[target])))
+        };
+        let adapted_without = without(self.adapted);
+        let base_without = without(Side::BASE);
+        let nats = |moved: &[Moved]| mean(moved.iter().map(|moved| moved.nats));
+        Score {
+            depth,
+            prompts: prompts.len(),
+            adapted_nats: nats(adapted),
+            base_nats: base.map(nats),
+            agreement: agreement(adapted.iter().map(|moved| moved.top))
+                - agreement(adapted_without.iter().map(|(top, _)| *top)),
+            targets: (0..targets.len())
+                .map(|target| {
+                    rise(adapted, &adapted_without, target)
+                        - base.map_or(0.0, |base| rise(base, &base_without, target))
+                })
+                .collect(),
+        }
+    }
+}
+
+/// Zero of nothing does not occur: every depth has prompts.
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let n = values.len();
+    values.sum::<f64>() / n as f64
+}
+
+/// The largest share of equal tokens.
+fn agreement(tokens: impl ExactSizeIterator<Item = u32>) -> f64 {
+    let n = tokens.len();
+    let mut tokens: Vec<u32> = tokens.collect();
+    tokens.sort_unstable();
+    let most = tokens.chunk_by(|a, b| a == b).map(<[u32]>::len).max().unwrap_or(0);
+    most as f64 / n as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agreement_is_the_share_of_the_most_frequent_token() {
+        assert!((agreement([1, 2, 1, 1].into_iter()) - 0.75).abs() < 1e-12);
+        assert!((agreement([1, 2, 3].into_iter()) - 1.0 / 3.0).abs() < 1e-12);
+    }
+}
