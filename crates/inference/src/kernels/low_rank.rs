@@ -113,7 +113,7 @@ impl LowRank {
     /// An empty sum of gradients of these factors.
     pub fn factor_sums(&self) -> FactorSums {
         let modules =
-            self.parts.iter().map(|part| (part.column, part.width, part.back.in_features(), part.scaling));
+            self.parts.iter().map(|part| (part.column, part.width, part.back.out_features(), part.scaling));
         FactorSums::new(self.a.in_features(), modules)
     }
 
