@@ -113,6 +113,35 @@ impl AdapterConfig {
         fields.parse()
     }
 
+    /// The config of an adapter with these `(module, rank, scaling)` and no others, in the order of PEFT's file.
+    pub(crate) fn targeting(modules: &[(&str, usize, f64)]) -> Result<Self> {
+        let Some(&(_, r, scaling)) = modules.first() else {
+            return Err(Error::Request("expected an adapter that changes a module, found none".into()));
+        };
+        let lora_alpha = scaling * r as f64;
+        let (mut ranks, mut alphas) = (Map::new(), Map::new());
+        for &(module, rank, scaling) in modules {
+            let alpha = scaling * rank as f64;
+            if rank != r {
+                ranks.insert(module.to_owned(), rank.into());
+            }
+            if alpha.to_bits() != lora_alpha.to_bits() {
+                alphas.insert(module.to_owned(), alpha.into());
+            }
+        }
+        let targets: Vec<Value> = modules.iter().map(|&(module, ..)| module.into()).collect();
+        let fields: [(&str, Value); 6] = [
+            ("peft_type", "LORA".into()),
+            ("r", r.into()),
+            ("lora_alpha", lora_alpha.into()),
+            ("rank_pattern", ranks.into()),
+            ("alpha_pattern", alphas.into()),
+            ("target_modules", targets.into()),
+        ];
+        let object = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        Fields { path: Path::new("an adapter in memory"), object: &object }.parse()
+    }
+
     /// The rank at a module: the first matching key of `rank_pattern` in file order, else `r`.
     #[must_use]
     pub fn rank(&self, module: &str) -> usize {

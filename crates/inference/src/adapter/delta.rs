@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::decoder::site::Site;
 use crate::device::Compute;
-use crate::error::Result;
-use crate::kernels::{Factors, LowRank};
+use crate::error::{Error, Result};
+use crate::kernels::{FactorSums, Factors, LowRank};
 
 /// `W + scaling * B A`, the change of one linear module, as read.
 #[derive(Debug)]
@@ -23,12 +23,23 @@ pub struct LoraDelta {
 }
 
 impl LoraDelta {
-    /// From A `[r, inputs]` and B `[outputs, r]`, f32 on the CPU.
-    pub(crate) fn new(a: Tensor, b: Tensor, scaling: f64) -> Result<Self> {
-        let is_zero = |tensor: &Tensor| -> Result<bool> {
-            Ok(tensor.flatten_all()?.to_vec1::<f32>()?.iter().all(|value| value.abs() == 0.0))
+    /// From A `[r, inputs]`, B `[outputs, r]`, and the factor of their product; they are kept in f32 on the CPU.
+    ///
+    /// # Errors
+    /// If the ranks differ or are 0, or a value is not finite.
+    pub fn new(a: &Tensor, b: &Tensor, scaling: f64) -> Result<Self> {
+        let ((rank, inputs), (outputs, b_rank)) = (a.dims2()?, b.dims2()?);
+        if rank == 0 || rank != b_rank || !scaling.is_finite() {
+            return Err(Error::Request(format!(
+                "expected factors of one rank and a finite scaling, found [{rank}, {inputs}], [{outputs}, {b_rank}] and {scaling}"
+            )));
+        }
+        // Variables of an optimiser go on changing; what was checked must not.
+        let kept = |factor: &Tensor| -> Result<Tensor> {
+            Ok(factor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.copy()?.detach())
         };
-        let zero = is_zero(&a)? || is_zero(&b)?;
+        let (a, b) = (kept(a)?, kept(b)?);
+        let zero = checked_zero(&a)? | checked_zero(&b)?;
         Ok(Self { a, b, scaling, zero })
     }
 
@@ -48,6 +59,23 @@ impl LoraDelta {
     #[must_use]
     pub fn factors(&self) -> (&Tensor, &Tensor) {
         (&self.a, &self.b)
+    }
+
+    /// Shapes of A and B.
+    pub(super) fn dims(&self) -> [&[usize]; 2] {
+        [self.a.dims(), self.b.dims()]
+    }
+}
+
+/// Whether a factor is all zeros; an error if one of its values is not finite.
+fn checked_zero(factor: &Tensor) -> Result<bool> {
+    let values = factor.flatten_all()?.to_vec1::<f32>()?;
+    match values.iter().filter(|value| !value.is_finite()).count() {
+        0 => Ok(values.iter().all(|value| value.abs() == 0.0)),
+        bad => Err(Error::Request(format!(
+            "expected finite factors, found {bad} of {} values that are NaN or infinite",
+            values.len()
+        ))),
     }
 }
 
@@ -75,6 +103,13 @@ impl Branches {
     pub(crate) fn of(&self, projection: usize) -> Option<&Branch> {
         self.0.get(projection)?.as_ref()
     }
+
+    /// The same projections with other branches.
+    pub(crate) fn map(&self, mut change: impl FnMut(&Branch) -> Result<Branch>) -> Result<Self> {
+        let changed: Result<Arc<[_]>> =
+            self.0.iter().map(|branch| branch.as_ref().map(&mut change).transpose()).collect();
+        Ok(Self(changed?))
+    }
 }
 
 /// `y += row_scale * scaling * (x Aᵀ) Bᵀ` for the sites of one projection, in f32 as PEFT computes it
@@ -82,7 +117,11 @@ impl Branches {
 #[derive(Debug)]
 pub(crate) enum Branch {
     /// For our packed product.
-    Fused(LowRank),
+    Fused {
+        branch: LowRank,
+        /// Where the gradients of the factors go, if they are wanted.
+        sums: Option<Arc<FactorSums>>,
+    },
     /// For candle's.
     Composed(Vec<Part>),
 }
@@ -91,11 +130,11 @@ pub(crate) enum Branch {
 #[derive(Debug)]
 pub(crate) struct Part {
     /// `[inputs, r]`, contiguous.
-    a_t: Tensor,
+    pub(super) a_t: Tensor,
     /// `[r, outputs]`, contiguous.
-    b_t: Tensor,
-    scaling: f64,
-    column: usize,
+    pub(super) b_t: Tensor,
+    pub(super) scaling: f64,
+    pub(super) column: usize,
 }
 
 impl Branch {
@@ -105,7 +144,7 @@ impl Branch {
                 .iter()
                 .map(|&(column, LoraDelta { a, b, scaling, .. })| Factors { a, b, column, scaling: *scaling })
                 .collect();
-            return Ok(Self::Fused(LowRank::new(&factors, precision)?));
+            return Ok(Self::Fused { branch: LowRank::new(&factors, precision)?, sums: None });
         }
         let turned =
             |factor: &Tensor| -> Result<Tensor> { Ok(factor.t()?.contiguous()?.to_device(&compute.device)?) };

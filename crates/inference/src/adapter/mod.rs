@@ -3,11 +3,13 @@
 //! A directory of bytes from a stranger becomes an [`Adapter`] whose every tensor is applied, or an
 //! error that names what is in the way. [`config`] decides key by key what is honoured, inert or
 //! refused; [`keys`] gives every tensor name its meaning; [`target`] resolves which modules the
-//! config selects; [`delta`] holds the checked factors.
+//! config selects; [`delta`] holds the checked factors. Training and controls make adapters in memory
+//! ([`Adapter::from_deltas`]) and exchange their factors.
 
 pub mod config;
 pub mod delta;
 pub mod keys;
+pub(crate) mod recorder;
 pub mod target;
 
 use std::collections::BTreeMap;
@@ -35,8 +37,8 @@ const PICKLE_FILE: &str = "adapter_model.bin";
 pub struct Adapter {
     /// The parsed configuration.
     pub config: AdapterConfig,
-    /// The directory that it came from.
-    pub path: PathBuf,
+    /// The directory that it came from; none for one that was made in memory.
+    pub path: Option<PathBuf>,
     /// What the user should know though the load succeeded.
     pub notes: Vec<String>,
     deltas: Vec<Option<LoraDelta>>,
@@ -116,7 +118,82 @@ impl Adapter {
                 .with_hint(config.base_hint()));
         }
         let branches = Branches::new(sites, &deltas, compute)?;
-        Ok(Self { config, path: directory.to_owned(), notes, deltas, branches })
+        Ok(Self { config, path: Some(directory.to_owned()), notes, deltas, branches })
+    }
+
+    /// Makes an adapter in memory from one optional delta a site, such as the start of a training run or a random
+    /// change for a control. Its config targets exactly these sites.
+    ///
+    /// # Errors
+    /// If there is no delta, or one does not fit its site.
+    pub fn from_deltas(deltas: Vec<Option<LoraDelta>>, sites: &[Site], compute: &Compute) -> Result<Self> {
+        if deltas.len() != sites.len() {
+            return Err(Error::Request(format!(
+                "expected an optional delta for each of {} sites, found {}",
+                sites.len(),
+                deltas.len()
+            )));
+        }
+        let mut targets = Vec::new();
+        for (site, delta) in sites.iter().zip(&deltas) {
+            let Some(delta) = delta else { continue };
+            let (a, b) = delta.factors();
+            if (a.dims()[1], b.dims()[0]) != (site.inputs, site.outputs) {
+                return Err(Error::Request(format!(
+                    "`{}`: expected factors of {} inputs and {} outputs, found {} and {}",
+                    site.name,
+                    site.inputs,
+                    site.outputs,
+                    a.dims()[1],
+                    b.dims()[0]
+                )));
+            }
+            targets.push((site.name.as_str(), delta.rank(), delta.scaling()));
+        }
+        let config = AdapterConfig::targeting(&targets)?;
+        let branches = Branches::new(sites, &deltas, compute)?;
+        Ok(Self { config, path: None, notes: Vec::new(), deltas, branches })
+    }
+
+    /// Exchanges A `[r, inputs]` and B `[outputs, r]` of every site with a delta, as after a step of an optimiser; one
+    /// optional pair a site. Scalings stay. The adapter is as before if this fails.
+    ///
+    /// # Errors
+    /// If another site than before has factors, shapes differ, or a value is not finite.
+    pub fn set_factors(
+        &mut self,
+        factors: &[Option<(Tensor, Tensor)>],
+        sites: &[Site],
+        compute: &Compute,
+    ) -> Result<()> {
+        if factors.len() != self.deltas.len() || sites.len() != self.deltas.len() {
+            return Err(Error::Request(format!(
+                "expected optional factors for each of {} sites, found {} for {}",
+                self.deltas.len(),
+                factors.len(),
+                sites.len()
+            )));
+        }
+        let mut deltas = Vec::with_capacity(factors.len());
+        for ((old, new), site) in self.deltas.iter().zip(factors).zip(sites) {
+            deltas.push(match (old, new) {
+                (None, None) => None,
+                (Some(old), Some((a, b))) if old.dims() == [a.dims(), b.dims()] => {
+                    Some(LoraDelta::new(a, b, old.scaling())?)
+                }
+                (old, new) => {
+                    let expected = old.as_ref().map(LoraDelta::dims);
+                    let found = new.as_ref().map(|(a, b)| [a.dims(), b.dims()]);
+                    return Err(Error::Request(format!(
+                        "`{}`: expected factors of shapes {expected:?}, found {found:?}",
+                        site.name
+                    )));
+                }
+            });
+        }
+        let branches = Branches::new(sites, &deltas, compute)?;
+        (self.deltas, self.branches) = (deltas, branches);
+        Ok(())
     }
 
     /// The delta at a linear site, if the adapter has one there.
@@ -142,10 +219,11 @@ impl Adapter {
         self.deltas.iter().flatten().all(|delta| delta.zero)
     }
 
-    /// The files that decide what the adapter computes.
+    /// The files that decide what the adapter computes; none if it was made in memory.
     #[must_use]
-    pub fn files(&self) -> [PathBuf; 2] {
-        [self.path.join(CONFIG_FILE), self.path.join(WEIGHTS_FILE)]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let of = |path: &PathBuf| [CONFIG_FILE, WEIGHTS_FILE].map(|name| path.join(name)).to_vec();
+        self.path.as_ref().map(of).unwrap_or_default()
     }
 }
 
@@ -190,7 +268,7 @@ impl Pair<'_> {
         self.check_shape(self.a, &[rank, self.site.inputs])?;
         self.check_shape(self.b, &[self.site.outputs, rank])?;
         let (a, b) = (self.finite(self.a)?, self.finite(self.b)?);
-        LoraDelta::new(a, b, self.config.scaling(&self.site.name))
+        LoraDelta::new(&a, &b, self.config.scaling(&self.site.name))
     }
 
     fn check_shape(&self, name: &str, expected: &[usize]) -> Result<()> {

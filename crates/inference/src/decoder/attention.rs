@@ -106,14 +106,16 @@ impl Attention {
     /// The gradient of heads from that of [`Self::project`]'s result; of our fused form only.
     pub(crate) fn project_gradient(
         &self,
+        heads: &Tensor,
         grad: &Tensor,
         rows: &Rows,
         adapters: &[Branches],
     ) -> Result<Tensor> {
-        self.o.gradient(grad, rows, adapters)
+        self.o.gradient(grad, rows, adapters, || Ok(heads.clone()))
     }
 
-    /// The gradient of [`Self::attend`]'s input from that of its heads; of our fused form only.
+    /// The gradient of [`Self::attend`]'s input from that of its heads; of our fused form only. The input is made
+    /// again where it is needed.
     pub(crate) fn gradient(
         &self,
         attended: &Attended,
@@ -121,12 +123,13 @@ impl Attention {
         rows: &Rows,
         angles: &Angles,
         adapters: &[Branches],
+        x: impl FnOnce() -> Result<Tensor>,
     ) -> Result<Tensor> {
         let Attended { q, k, v, spans, .. } = attended;
         let grad = kernels::attention_gradient(&self.shape, spans, (q, k, v), heads)?;
         let (q_width, kv_width) = self.widths();
         angles.rotate_back(&grad, q_width + kv_width, self.shape.head_dim)?;
-        self.qkv.gradient(&grad, rows, adapters)
+        self.qkv.gradient(&grad, rows, adapters, x)
     }
 
     /// Features of all queries, and of all keys.

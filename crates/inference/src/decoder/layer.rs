@@ -101,13 +101,16 @@ struct Trace {
 }
 
 impl Trace {
-    /// The gradient of the layer's input from that of its output.
+    /// The gradient of the layer's input from that of its output. Where those of an adapter's factors are wanted, too,
+    /// normed and gated rows are made again: keeping them would cost more memory than time is saved.
     fn gradient(&self, grad: &Tensor) -> Result<Tensor> {
         let Self { layer, adapters, .. } = self;
         let rows = self.picked.as_ref().map_or(&self.rows, |(_, rows)| rows);
-        let normed = layer.mlp.gradient(&self.gate_up, grad, rows, adapters)?;
+        let again = || layer.mlp_norm.forward(&self.middle);
+        let normed = layer.mlp.gradient(&self.gate_up, grad, rows, adapters, again)?;
         let mut middle = layer.mlp_norm.gradient(&self.middle, &normed, grad)?;
-        let mut heads = layer.attention.project_gradient(&middle, rows, adapters)?;
+        let attended = &self.attended;
+        let mut heads = layer.attention.project_gradient(&attended.heads, &middle, rows, adapters)?;
         if let Some((index, _)) = &self.picked {
             let spread = |picked: &Tensor| -> Result<Tensor> {
                 let all = (self.rows.total, picked.dims()[1]);
@@ -115,7 +118,8 @@ impl Trace {
             };
             (middle, heads) = (spread(&middle)?, spread(&heads)?);
         }
-        let normed = layer.attention.gradient(&self.attended, &heads, &self.rows, &self.angles, adapters)?;
+        let again = || layer.input_norm.forward(&self.input);
+        let normed = layer.attention.gradient(attended, &heads, &self.rows, &self.angles, adapters, again)?;
         layer.input_norm.gradient(&self.input, &normed, &middle)
     }
 }

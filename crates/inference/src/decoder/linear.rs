@@ -85,10 +85,21 @@ impl Linear {
         })
     }
 
-    /// From the gradient of [`Self::forward`]'s result, that of `x`; of our fused form only.
-    pub(crate) fn gradient(&self, grad: &Tensor, rows: &Rows, adapters: &[Branches]) -> Result<Tensor> {
+    /// From the gradient of [`Self::forward`]'s result, that of `x`; of our fused form only. `x` is asked for where
+    /// the gradients of a branch's factors are summed up as well.
+    pub(crate) fn gradient(
+        &self,
+        grad: &Tensor,
+        rows: &Rows,
+        adapters: &[Branches],
+        x: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<Tensor> {
         match &self.product {
-            Product::Packed(weight) => Ok(weight.gradient_adapted(grad, &self.adapted(rows, adapters))?),
+            Product::Packed(weight) => {
+                let adapted = self.adapted(rows, adapters);
+                let x = adapted.iter().any(|rows| rows.sums.is_some()).then(x).transpose()?;
+                Ok(weight.gradient_adapted(grad, &adapted, x.as_ref())?)
+            }
             Product::Composed { .. } => Err(Error::Request("expected the fused form of a projection".into())),
         }
     }
@@ -96,11 +107,12 @@ impl Linear {
     /// The rows with a branch of this projection.
     fn adapted(&self, rows: &Rows, adapters: &[Branches]) -> Arc<[AdaptedRows]> {
         let with_branch = |range: &AdaptedRange| match adapters.get(range.adapter)?.of(self.projection)? {
-            Branch::Fused(branch) => Some(AdaptedRows {
+            Branch::Fused { branch, sums } => Some(AdaptedRows {
                 start: range.start,
                 len: range.len,
                 scale: range.scale,
                 branch: branch.clone(),
+                sums: sums.clone(),
             }),
             Branch::Composed(_) => None,
         };

@@ -26,18 +26,19 @@ impl Mlp {
         Ok((self.down.forward(&gated, rows, adapters)?, gate_up))
     }
 
-    /// The gradient of `x` from that of the result; of our fused form only.
+    /// The gradient of `x` from that of the result; of our fused form only. `x` is made again where it is needed.
     pub(crate) fn gradient(
         &self,
         gate_up: &Tensor,
         grad: &Tensor,
         rows: &Rows,
         adapters: &[Branches],
+        x: impl FnOnce() -> Result<Tensor>,
     ) -> Result<Tensor> {
         let (gate, up) = halves(gate_up)?;
-        let gated = self.down.gradient(grad, rows, adapters)?;
+        let gated = self.down.gradient(grad, rows, adapters, || Ok(kernels::swiglu(&gate, &up)?))?;
         let gate_up = kernels::gated_gradient(Activation::Silu, &gate, &up, &gated)?;
-        self.gate_up.gradient(&gate_up, rows, adapters)
+        self.gate_up.gradient(&gate_up, rows, adapters, x)
     }
 }
 

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use crate::adapter::Adapter;
+use crate::adapter::delta::Branches;
 use crate::device::Compute;
 use crate::error::{Error, Result};
 use crate::kernels;
@@ -274,6 +275,15 @@ impl Decoder {
     /// If a sequence is empty, too long, or follows a prefix of another side, or a wanted position
     /// does not exist.
     pub fn forward(&self, adapters: &[Adapter], batch: &mut Batch<'_, '_>) -> Result<Output> {
+        self.forward_with(adapters.iter().map(|adapter| adapter.branches().clone()).collect(), batch)
+    }
+
+    /// [`Self::forward`] with the branches of adapters by index.
+    pub(crate) fn forward_with(
+        &self,
+        adapters: Arc<[Branches]>,
+        batch: &mut Batch<'_, '_>,
+    ) -> Result<Output> {
         self.check(batch)?;
         if self.compute.fused().is_some() {
             // From within the pool, an operation is shared out without waking and waiting for another thread.
@@ -282,7 +292,7 @@ impl Decoder {
         self.run(adapters, batch)
     }
 
-    fn run(&self, adapters: &[Adapter], batch: &mut Batch<'_, '_>) -> Result<Output> {
+    fn run(&self, adapters: Arc<[Branches]>, batch: &mut Batch<'_, '_>) -> Result<Output> {
         let rows = Rows::new(batch.sequences.iter().map(|s| (s.ids.len(), s.past_len(), s.side)));
         let wanted = wanted_rows(&rows, batch.positions)?;
         let mut x = match batch.embeddings {
@@ -292,11 +302,7 @@ impl Decoder {
                 self.embed(&ids)?
             }
         };
-        let pass = Pass {
-            angles: self.rotary.angles(rows.positions())?,
-            adapters: adapters.iter().map(|adapter| adapter.branches().clone()).collect(),
-            rows: Arc::new(rows),
-        };
+        let pass = Pass { angles: self.rotary.angles(rows.positions())?, adapters, rows: Arc::new(rows) };
         // Past the last layer's attention, rows whose logits nobody wants have no use but as hidden states.
         let picked = self.picked(&pass.rows, &wanted)?;
         let mut hidden_states = Vec::new();

@@ -1,10 +1,12 @@
-//! Objectives on what a sequence makes the model say, and their gradients with respect to input embeddings.
+//! Objectives on what a sequence makes the model say, and their gradients with respect to input embeddings
+//! or to an adapter's factors ([`factor_gradients`]).
 //!
 //! Trigger searches raise a target's log-probability or the divergence from a fixed distribution on one
 //! side and hold it down on the other. Both need many values without a gradient (candidates) and a few
 //! with one (where to look next). Sequences of any side share a pass, and the gradient goes no further
 //! than the tokens after their prefix.
 
+mod factors;
 mod objective;
 #[cfg(test)]
 mod tests;
@@ -20,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::kernels;
 use crate::pair::ModelPair;
 
+pub use factors::{FactorGradients, Supervised, Target, factor_gradients, supervised_loss};
 pub use objective::{Differentiated, Objective, Scored};
 pub use token_scorer::TokenScorer;
 
@@ -173,12 +176,7 @@ impl ModelPair {
             }
         }
         if references.is_empty() {
-            let terms = if fused {
-                kernels::token_log_probs(logits, &Arc::from(targets))?
-            } else {
-                let targets = Tensor::from_vec(targets, (logits.dims()[0], 1), logits.device())?;
-                candle_nn::ops::log_softmax(logits, 1)?.gather(&targets, 1)?.squeeze(1)?
-            };
+            let terms = target_log_probs(logits, targets, fused)?;
             return Ok(Terms { values: terms.to_vec1::<f32>()?, form: TermsForm::LogProbabilities(terms) });
         }
         let log_p =
@@ -188,6 +186,15 @@ impl ModelPair {
             rows.par_iter().zip(&references).map(|(log_p, log_q)| divergence(log_p, log_q)).collect();
         Ok(Terms { values, form: TermsForm::Divergences { log_p, log_q: references } })
     }
+}
+
+/// The log-probability of one token for each row of logits, `[rows]`; differentiable.
+fn target_log_probs(logits: &Tensor, targets: Vec<u32>, fused: bool) -> Result<Tensor> {
+    if fused {
+        return Ok(kernels::token_log_probs(logits, &Arc::from(targets))?);
+    }
+    let targets = Tensor::from_vec(targets, (logits.dims()[0], 1), logits.device())?;
+    Ok(candle_nn::ops::log_softmax(logits, 1)?.gather(&targets, 1)?.squeeze(1)?)
 }
 
 /// The terms of a pass.

@@ -114,14 +114,20 @@ impl FrozenLinear {
         readable(OP, x)?.apply_op1(MultiplyAdapted { layer: self.clone(), adapted: adapted.clone() })
     }
 
-    /// From the gradient of [`Self::forward_adapted`]'s result `[m, n]`, that of `x`, `[m, k]`.
+    /// From the gradient of [`Self::forward_adapted`]'s result `[m, n]`, that of `x`, `[m, k]`. Where the gradients of
+    /// a branch's factors are summed up, `x` itself is needed.
     ///
     /// # Errors
-    /// As [`Self::forward_adapted`].
-    pub fn gradient_adapted(&self, grad: &Tensor, adapted: &[AdaptedRows]) -> Result<Tensor> {
+    /// As [`Self::forward_adapted`], or if `x` is needed and missing.
+    pub fn gradient_adapted(
+        &self,
+        grad: &Tensor,
+        adapted: &[AdaptedRows],
+        x: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let to_x = self.gradient(grad)?;
         for rows in adapted {
-            rows.add_gradient(&to_x, grad)?;
+            rows.add_gradient(&to_x, grad, x)?;
         }
         Ok(to_x)
     }
@@ -225,8 +231,8 @@ impl CustomOp1 for MultiplyAdapted {
         Ok((CpuStorage::F32(y), Shape::from((x.count, forward.outputs))))
     }
 
-    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        self.layer.gradient_adapted(&readable(OP, grad)?, &self.adapted).map(Some)
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        self.layer.gradient_adapted(&readable(OP, grad)?, &self.adapted, Some(x)).map(Some)
     }
 }
 

@@ -3,6 +3,7 @@
 //! The left half is a product of its own; the right half continues the sums of the frozen product's tiles while they
 //! are in registers, so that the result is written once. Rows without a branch keep every bit.
 
+use super::factors::FactorSums;
 use super::gemm::BranchRows;
 use super::linear::FrozenLinear;
 use super::pack::{PANEL, PanelRow, Precision};
@@ -70,6 +71,8 @@ pub struct AdaptedRows {
     pub scale: f32,
     /// The branch.
     pub branch: LowRank,
+    /// Where backward passes add the gradients of the branch's factors, if these are wanted.
+    pub sums: Option<Arc<FactorSums>>,
 }
 
 /// [`AdaptedRows`] with their left halves, for the tiles of the frozen product.
@@ -107,6 +110,18 @@ impl LowRank {
         Ok(Self { a, right: Arc::new(Right::new(factors, end)?), parts: parts.into() })
     }
 
+    /// An empty sum of gradients of these factors.
+    pub fn factor_sums(&self) -> FactorSums {
+        let modules =
+            self.parts.iter().map(|part| (part.column, part.width, part.back.out_features(), part.scaling));
+        FactorSums::new(self.a.in_features(), modules)
+    }
+
+    /// `x Aᵀ` for all modules side by side, `[rows, sum of ranks]`.
+    pub(super) fn left(&self, x: &Tensor) -> Result<Tensor> {
+        self.a.forward(x)
+    }
+
     /// Whether the branches have the layer's inputs, and no column that it has not.
     pub(super) fn fits(&self, layer: &FrozenLinear) -> bool {
         let width = self.parts.last().map_or(0, |part| part.column + part.width);
@@ -126,8 +141,8 @@ impl AdaptedRows {
     }
 
     /// Adds to the fresh gradient `to_x` `[m, k]` what flows through the branch, from the gradient `grad` `[m, n]` of
-    /// the sum.
-    pub(super) fn add_gradient(&self, to_x: &Tensor, grad: &Tensor) -> Result<()> {
+    /// the sum; and to [`Self::sums`] those of the factors, for which it needs the inputs `x` `[m, k]`.
+    pub(super) fn add_gradient(&self, to_x: &Tensor, grad: &Tensor, x: Option<&Tensor>) -> Result<()> {
         let grad = grad.narrow(0, self.start, self.len)?;
         let mut lefts = Vec::with_capacity(self.branch.parts.len());
         for part in self.branch.parts.iter() {
@@ -135,6 +150,7 @@ impl AdaptedRows {
             lefts.push((to_left * (part.scaling * f64::from(self.scale)))?);
         }
         let to_left = if lefts.len() == 1 { lefts.swap_remove(0) } else { Tensor::cat(&lefts, 1)? };
+        self.add_factor_gradients(x, &grad, &to_left)?;
         add_to_rows(to_x, self.start, &self.branch.a.gradient(&to_left)?)
     }
 }
@@ -233,7 +249,7 @@ mod tests {
                 scaling: SCALING[i],
             });
             let branch = LowRank::new(&factors, self.layer.precision()).unwrap();
-            [AdaptedRows { start, len, scale, branch }].into()
+            [AdaptedRows { start, len, scale, branch, sums: None }].into()
         }
 
         fn composed(&self, x: &Tensor, rows: &AdaptedRows) -> Tensor {

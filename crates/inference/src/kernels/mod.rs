@@ -11,7 +11,8 @@
 //!   prefix was shared, bit for bit: no sum is ever split or reordered for speed. A difference between two models is
 //!   then never an artefact of batching.
 //! * Every operation agrees with its slow, composed form in candle, forwards and backwards.
-//! * Gradients flow to activations only. Weights, tables and cached keys are constants.
+//! * Gradients flow to activations, and to a branch's factors where they are asked for ([`FactorSums`]). Weights,
+//!   tables and cached keys are constants.
 //!
 //! This is the only module with `unsafe` code: vector instructions behind a run-time check ([`Tier`]), and output
 //! buffers that several threads fill in disjoint parts. Every `unsafe` block sits behind a safe function.
@@ -23,6 +24,7 @@
 mod activation;
 mod attention;
 mod block;
+mod factors;
 mod gemm;
 mod linear;
 mod logits;
@@ -40,6 +42,7 @@ mod tile;
 
 pub use activation::{Activation, gated, gated_gradient, swiglu};
 pub use attention::{AttentionShape, KvCache, Past, Span, attention, attention_gradient};
+pub use factors::FactorSums;
 pub use linear::FrozenLinear;
 pub use logits::{argmax, log_softmax, token_log_probs};
 pub use low_rank::{AdaptedRows, Factors, LowRank};
