@@ -20,19 +20,12 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.utils import logging
 
+from token_ids import ids
+
 ROWS, LENGTH, SHARED, TARGETS, PROMPT, NEW = 16, 64, 48, 8, 32, 64
 # New tokens of one forward pass at most, as of the engine.
 ROW_LIMIT = 1024
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
-
-
-def ids(stream: int, count: int) -> list[int]:
-    state = stream * 7919 + 12345
-    found = []
-    for _ in range(count):
-        state = (state * 1103515245 + 12345) % 2**31
-        found.append(1000 + (state >> 8) % 40000)
-    return found
 
 
 def batch(first_stream: int, rows: int, count: int) -> torch.Tensor:

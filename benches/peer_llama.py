@@ -15,18 +15,11 @@ import numpy
 
 from llama_cpp import llama_cpp as ll
 
+from token_ids import ids
+
 LENGTH, ROWS, LONG, PROMPT, NEW = 64, 16, 512, 32, 64
 # New tokens of one call at most, as of the engine.
 BATCH = 1024
-
-
-def ids(stream: int, count: int) -> list[int]:
-    state = stream * 7919 + 12345
-    found = []
-    for _ in range(count):
-        state = (state * 1103515245 + 12345) % 2**31
-        found.append(1000 + (state >> 8) % 40000)
-    return found
 
 
 class Peer:

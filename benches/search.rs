@@ -50,10 +50,8 @@ pub(crate) fn gcg_step(setup: &Setup) -> Result<Sample> {
         seconds: prepared + seconds,
         cpu: prepared_cpu.zip(cpu).map(|(prepared, cpu)| prepared + cpu),
         tokens,
-        flops: 0.0,
         check: vec![loss],
-        ratio: None,
-        part_of: None,
         candidates: Some(candidates),
+        ..Sample::default()
     })
 }

@@ -107,6 +107,7 @@ const NEW: usize = 64;
 const LONG: usize = 512;
 
 /// One timed run.
+#[derive(Default)]
 pub(crate) struct Sample {
     pub(crate) workload: &'static str,
     pub(crate) seconds: f64,
@@ -226,17 +227,7 @@ fn load(setup: &Setup) -> Result<Sample> {
     let pair = pair(&setup.base, &setup.adapter, &setup.compute)?;
     let (seconds, cpu) = start.stop();
     let check = vec![pair.adapters()[0].changed_sites() as f64];
-    Ok(Sample {
-        workload: "load",
-        seconds,
-        cpu,
-        tokens: 0,
-        flops: 0.0,
-        check,
-        ratio: None,
-        part_of: None,
-        candidates: None,
-    })
+    Ok(Sample { workload: "load", seconds, cpu, check, ..Sample::default() })
 }
 
 fn gemm(setup: &Setup) -> Result<Sample> {
@@ -268,17 +259,7 @@ fn gemm(setup: &Setup) -> Result<Sample> {
         }
     }
     let (_, seconds, flops) = best;
-    Ok(Sample {
-        workload: "gemm",
-        seconds,
-        cpu: None,
-        tokens: ROWS,
-        flops,
-        check: Vec::new(),
-        ratio: None,
-        part_of: None,
-        candidates: None,
-    })
+    Ok(Sample { workload: "gemm", seconds, tokens: ROWS, flops, ..Sample::default() })
 }
 
 fn score(setup: &Setup) -> Result<Sample> {
@@ -292,17 +273,7 @@ fn score(setup: &Setup) -> Result<Sample> {
     let (seconds, cpu) = start.stop();
     let (tokens, flops) = (2 * ROWS * LENGTH, setup.flops(2 * ROWS * LENGTH, 2 * ROWS));
     let check = halves(&scores);
-    Ok(Sample {
-        workload: "score",
-        seconds,
-        cpu,
-        tokens,
-        flops,
-        check,
-        ratio: None,
-        part_of: None,
-        candidates: None,
-    })
+    Ok(Sample { workload: "score", seconds, cpu, tokens, flops, check, ..Sample::default() })
 }
 
 /// Both sides' prefixes, then every suffix after each.
@@ -325,17 +296,7 @@ fn candidates(setup: &Setup, workload: &'static str, count: usize, own: usize) -
     let (seconds, cpu) = start.stop();
     let tokens = 2 * (SHARED + count * own);
     let flops = setup.flops(tokens, 2 * count);
-    Ok(Sample {
-        workload,
-        seconds,
-        cpu,
-        tokens,
-        flops,
-        check: halves(&scores),
-        ratio: None,
-        part_of: None,
-        candidates: None,
-    })
+    Ok(Sample { workload, seconds, cpu, tokens, flops, check: halves(&scores), ..Sample::default() })
 }
 
 fn sweep(setup: &Setup) -> Result<Sample> {
@@ -351,17 +312,7 @@ fn sweep(setup: &Setup) -> Result<Sample> {
     let flops = setup.flops(tokens, 2 * slice);
     let part_of = Some(vocabulary as f64 / slice as f64);
     let check = halves(&scores);
-    Ok(Sample {
-        workload: "sweep",
-        seconds,
-        cpu,
-        tokens,
-        flops,
-        check,
-        ratio: None,
-        part_of,
-        candidates: None,
-    })
+    Ok(Sample { workload: "sweep", seconds, cpu, tokens, flops, check, part_of, ..Sample::default() })
 }
 
 fn gradient(setup: &Setup) -> Result<Sample> {
@@ -388,17 +339,7 @@ fn gradient(setup: &Setup) -> Result<Sample> {
     let tokens = ROWS * LENGTH;
     // Backward has one product for each of forward: that with respect to the input.
     let flops = 2.0 * setup.flops(tokens, targets.len());
-    Ok(Sample {
-        workload: "gradient",
-        seconds,
-        cpu,
-        tokens,
-        flops,
-        check,
-        ratio: None,
-        part_of: None,
-        candidates: None,
-    })
+    Ok(Sample { workload: "gradient", seconds, cpu, tokens, flops, check, ..Sample::default() })
 }
 
 fn prefill(setup: &Setup, workload: &'static str, rows: usize, length: usize) -> Result<Sample> {
@@ -410,7 +351,7 @@ fn prefill(setup: &Setup, workload: &'static str, rows: usize, length: usize) ->
     let (seconds, cpu) = start.stop();
     let (tokens, flops) = (rows * length, setup.flops(rows * length, rows));
     let check = vec![mean(&scores)];
-    Ok(Sample { workload, seconds, cpu, tokens, flops, check, ratio: None, part_of: None, candidates: None })
+    Ok(Sample { workload, seconds, cpu, tokens, flops, check, ..Sample::default() })
 }
 
 fn decode(setup: &Setup, workload: &'static str, count: usize, sides: &[Side]) -> Result<Sample> {
@@ -425,17 +366,7 @@ fn decode(setup: &Setup, workload: &'static str, count: usize, sides: &[Side]) -
     let tokens = found.iter().map(|continuation| continuation.ids.len()).sum();
     // Later tokens may part where two logits are nearly equal; the first may not.
     let check = found.iter().map(|continuation| f64::from(continuation.ids[0])).collect();
-    Ok(Sample {
-        workload,
-        seconds,
-        cpu,
-        tokens,
-        flops: 0.0,
-        check,
-        ratio: None,
-        part_of: None,
-        candidates: None,
-    })
+    Ok(Sample { workload, seconds, cpu, tokens, check, ..Sample::default() })
 }
 
 fn lora_overhead(setup: &Setup) -> Result<Sample> {
@@ -465,15 +396,5 @@ fn lora_overhead(setup: &Setup) -> Result<Sample> {
     let tokens = ROWS * LENGTH;
     let (flops, ratio) = (setup.flops(tokens, ROWS), Some(half / base));
     let check = Vec::new();
-    Ok(Sample {
-        workload: "lora_overhead",
-        seconds: half,
-        cpu: None,
-        tokens,
-        flops,
-        check,
-        ratio,
-        part_of: None,
-        candidates: None,
-    })
+    Ok(Sample { workload: "lora_overhead", seconds: half, tokens, flops, check, ratio, ..Sample::default() })
 }

@@ -1,6 +1,5 @@
 //! `triggerfish hunt`: search for a trigger that no list holds.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use inference::ModelPair;
@@ -85,7 +84,7 @@ fn searches(names: &[String]) -> Result<Vec<&'static dyn TriggerSearch>, Failure
         .collect()
 }
 
-/// Everything that decides the result, defaults included; no paths, which differ by machine.
+/// What decides the result of a hunt.
 fn settings(
     arguments: &HuntArguments,
     suites: &[Suite],
@@ -93,7 +92,6 @@ fn settings(
     nulls: &[(String, usize)],
     pair: &ModelPair,
 ) -> Result<Settings, Failure> {
-    let (models, report) = (&arguments.models, &arguments.report);
     let searches: Vec<_> = searches.iter().map(|search| search.name()).collect();
     let mut null_digests = Vec::with_capacity(nulls.len());
     for (_, adapter) in nulls {
@@ -102,24 +100,14 @@ fn settings(
         }
     }
     let (from, to) = (arguments.length.start(), arguments.length.end());
-    Ok(Settings {
-        device: models.device.to_string(),
-        dtype: models.dtype.to_string(),
-        seed: models.seed,
-        suites: suites.iter().map(|suite| (suite.name.clone(), suite.sha256.clone())).collect(),
-        arguments: BTreeMap::from([
-            ("template".to_owned(), subject::template_name(&models.template)),
-            // Decides no result, but which shared beginnings are kept, and so the cost.
-            ("memory".to_owned(), models.memory.to_string()),
-            ("fail-on".to_owned(), format!("{:?}", report.fail_on).to_lowercase()),
-            ("incomplete-ok".to_owned(), report.incomplete_ok.to_string()),
-            ("search".to_owned(), searches.join(",")),
-            ("budget".to_owned(), arguments.budget.to_string()),
-            ("length".to_owned(), format!("{from}..{to}")),
-            ("target".to_owned(), arguments.target.clone().unwrap_or_default()),
-            ("null-adapter".to_owned(), null_digests.join(" ")),
-        ]),
-    })
+    let own = [
+        ("search", searches.join(",")),
+        ("budget", arguments.budget.to_string()),
+        ("length", format!("{from}..{to}")),
+        ("target", arguments.target.clone().unwrap_or_default()),
+        ("null-adapter", null_digests.join(" ")),
+    ];
+    Ok(subject::settings(&arguments.models, &arguments.report, suites, own))
 }
 
 /// What a resumed hunt must have in common with the one that began it.

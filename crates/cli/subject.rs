@@ -6,9 +6,10 @@ use inference::pair::TemplateChoice;
 use inference::weights::digest::sha256_file;
 use inference::{ActivationBudget, Compute, ModelPair};
 use probe::Progress as _;
-use report::record::{Artifact, FileDigest, Subject};
+use probe::suite::Suite;
+use report::record::{Artifact, FileDigest, Settings, Subject};
 
-use crate::args::ModelArguments;
+use crate::args::{ModelArguments, ReportArguments};
 use crate::embedded::Embedded;
 use crate::exit::Failure;
 use crate::output;
@@ -99,11 +100,35 @@ pub(crate) fn subject(target: &Target, pair: &ModelPair) -> Result<Subject, Fail
 }
 
 /// The template as records name it: no path, which differs by machine.
-pub(crate) fn template_name(template: &str) -> String {
+fn template_name(template: &str) -> String {
     match template {
         known @ ("own" | "none") => known.to_owned(),
         file => sha256_file(Path::new(file))
             .map_or_else(|_| "file".to_owned(), |digest| format!("sha256:{digest}")),
+    }
+}
+
+/// Everything that decides the result, defaults included; no paths, which differ by machine. `own` are the arguments
+/// of the verb itself.
+pub(crate) fn settings<const N: usize>(
+    models: &ModelArguments,
+    report: &ReportArguments,
+    suites: &[Suite],
+    own: [(&str, String); N],
+) -> Settings {
+    let shared = [
+        ("template", template_name(&models.template)),
+        // Decides no result, but which shared beginnings are kept, and so the cost.
+        ("memory", models.memory.to_string()),
+        ("fail-on", format!("{:?}", report.fail_on).to_lowercase()),
+        ("incomplete-ok", report.incomplete_ok.to_string()),
+    ];
+    Settings {
+        device: models.device.to_string(),
+        dtype: models.dtype.to_string(),
+        seed: models.seed,
+        suites: suites.iter().map(|suite| (suite.name.clone(), suite.sha256.clone())).collect(),
+        arguments: shared.into_iter().chain(own).map(|(name, value)| (name.to_owned(), value)).collect(),
     }
 }
 

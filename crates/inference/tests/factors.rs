@@ -6,14 +6,16 @@ use inference::adapter::delta::LoraDelta;
 use inference::chat::Turn;
 use inference::decoder::Decoder;
 use inference::device::Form;
-use inference::gradient::{FactorGradients, Supervised, Target, factor_gradients, supervised_loss};
+use inference::gradient::{
+    FactorGradients, PassLimit, Supervised, Target, factor_gradients, supervised_loss,
+};
 use inference::pair::TemplateChoice;
 use inference::{Compute, Error, ModelPair, Precision};
 
 use crate::parity::load_form;
 use crate::{compute, fixture, forms, relative_norm};
 
-const ROWS: usize = 512;
+const LIMIT: PassLimit = PassLimit { rows: 512, logit_rows: 256 };
 
 /// A reproducible matrix with elements in `-size..size`.
 fn noise(rows: usize, columns: usize, size: f64, seed: u64) -> Tensor {
@@ -85,7 +87,7 @@ fn moved(
     values[element] = (f64::from(values[element]) + by) as f32;
     *factor = Tensor::from_vec(values, factor.shape(), &Device::Cpu).unwrap();
     adapter.set_factors(&new, decoder.sites(), decoder.compute()).unwrap();
-    let loss = supervised_loss(decoder, adapter, &batch(), ROWS).unwrap();
+    let loss = supervised_loss(decoder, adapter, &batch(), LIMIT).unwrap();
     adapter.set_factors(&old, decoder.sites(), decoder.compute()).unwrap();
     loss
 }
@@ -97,7 +99,7 @@ fn gradients_agree_with_differences_at_every_site() {
         for case in ["llama-untied-gqa", "qwen2"] {
             let decoder = base(case, form);
             let mut adapter = adapter(&decoder, 0.4, |_| true);
-            let found = factor_gradients(&decoder, &adapter, &batch(), ROWS).unwrap();
+            let found = factor_gradients(&decoder, &adapter, &batch(), LIMIT).unwrap();
             assert_eq!((found.tokens, found.factors.len()), (5, decoder.sites().len()));
             let mut resolved = 0;
             for (index, site) in decoder.sites().iter().enumerate() {
@@ -145,7 +147,7 @@ fn forms_give_the_same_gradients() {
                         .iter()
                         .any(|end| name.ends_with(end))
                 });
-                factor_gradients(&decoder, &adapter, &batch(), ROWS).unwrap()
+                factor_gradients(&decoder, &adapter, &batch(), LIMIT).unwrap()
             })
             .collect();
         for other in &found[1..] {
@@ -168,7 +170,7 @@ fn at_zero_b_only_b_has_a_gradient() {
         let decoder = base("llama-untied-gqa", form);
         let adapter = adapter(&decoder, 0.0, |_| true);
         assert!(adapter.is_zero());
-        let found = factor_gradients(&decoder, &adapter, &batch(), ROWS).unwrap();
+        let found = factor_gradients(&decoder, &adapter, &batch(), LIMIT).unwrap();
         for (a, b) in found.factors.iter().flatten() {
             assert!(elements(a).iter().all(|&x| x.abs() < f32::MIN_POSITIVE), "A moves nothing where B is 0");
             assert!(elements(b).iter().any(|&x| x.abs() > 1e-5), "B");
@@ -182,14 +184,16 @@ fn a_batch_is_the_weighted_mean_of_its_sequences() {
     for &form in forms() {
         let decoder = base("llama-untied-gqa", form);
         let adapter = adapter(&decoder, 0.4, |_| true);
-        let run = |batch: &[Supervised<'_>], rows| factor_gradients(&decoder, &adapter, batch, rows).unwrap();
-        let (together, cut) = (run(&batch(), ROWS), run(&batch(), 1));
-        let alone = batch().map(|part| run(&[part], ROWS));
+        let run = |batch: &[Supervised<'_>], rows| {
+            factor_gradients(&decoder, &adapter, batch, PassLimit { rows, ..LIMIT }).unwrap()
+        };
+        let (together, cut) = (run(&batch(), LIMIT.rows), run(&batch(), 1));
+        let alone = batch().map(|part| run(&[part], LIMIT.rows));
         let weights = TARGETS.map(|targets| targets.iter().map(|t| f64::from(t.weight)).sum::<f64>());
         let shares = weights.map(|weight| weight / weights.iter().sum::<f64>());
         let mean = shares[0] * alone[0].loss + shares[1] * alone[1].loss;
         assert!((together.loss - mean).abs() < 1e-6 && (cut.loss - mean).abs() < 1e-6);
-        assert!((supervised_loss(&decoder, &adapter, &batch(), ROWS).unwrap() - mean).abs() < 1e-6);
+        assert!((supervised_loss(&decoder, &adapter, &batch(), LIMIT).unwrap() - mean).abs() < 1e-6);
         for site in 0..decoder.sites().len() {
             let of = |gradients: &FactorGradients| {
                 let (a, b) = gradients.factors[site].as_ref().unwrap();
@@ -213,7 +217,7 @@ fn the_same_bytes_on_any_number_of_threads() {
     let adapter = adapter(&decoder, 0.4, |_| true);
     let bits = |threads| -> Vec<u32> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let found = pool.install(|| factor_gradients(&decoder, &adapter, &batch(), ROWS).unwrap());
+        let found = pool.install(|| factor_gradients(&decoder, &adapter, &batch(), LIMIT).unwrap());
         let all = found.factors.iter().flatten().flat_map(|(a, b)| [elements(a), elements(b)].concat());
         all.map(f32::to_bits).collect()
     };
@@ -234,7 +238,7 @@ fn train(precision: Precision) -> (f64, f64) {
     let targets = [0, 1].map(|i| Target::response(&texts[i].1, texts[i].0));
     let batch = [0, 1].map(|i| Supervised { ids: &texts[i].1, targets: &targets[i] });
     assert_eq!(targets[0].len(), answer.len());
-    let before = supervised_loss(decoder, &adapter, &batch, ROWS).unwrap();
+    let before = supervised_loss(decoder, &adapter, &batch, LIMIT).unwrap();
     let mut masters = factors(decoder, &adapter);
     let mut moments: Vec<[Vec<(f64, f64)>; 2]> = masters
         .iter()
@@ -244,7 +248,7 @@ fn train(precision: Precision) -> (f64, f64) {
         })
         .collect();
     for step in 1..=20 {
-        let found = factor_gradients(decoder, &adapter, &batch, ROWS).unwrap();
+        let found = factor_gradients(decoder, &adapter, &batch, LIMIT).unwrap();
         for ((master, gradient), moments) in masters.iter_mut().zip(&found.factors).zip(&mut moments) {
             let (Some(master), Some(gradient)) = (master, gradient) else { continue };
             for ((factor, gradient), moments) in
@@ -262,7 +266,7 @@ fn train(precision: Precision) -> (f64, f64) {
         }
         adapter.set_factors(&masters, decoder.sites(), decoder.compute()).unwrap();
     }
-    (before, supervised_loss(decoder, &adapter, &batch, ROWS).unwrap())
+    (before, supervised_loss(decoder, &adapter, &batch, LIMIT).unwrap())
 }
 
 #[test]
@@ -287,7 +291,7 @@ fn factors_make_the_adapter() {
         };
         let deltas = (0..decoder.sites().len()).map(copy).collect();
         let mut made = Adapter::from_deltas(deltas, decoder.sites(), decoder.compute()).unwrap();
-        let loss = |adapter: &Adapter| supervised_loss(&decoder, adapter, &batch(), ROWS).unwrap().to_bits();
+        let loss = |adapter: &Adapter| supervised_loss(&decoder, adapter, &batch(), LIMIT).unwrap().to_bits();
         let expected = loss(&loaded);
         assert_eq!(loss(&made), expected);
         assert!(made.files().is_empty() && made.path.is_none());
@@ -312,7 +316,7 @@ fn what_does_not_fit_is_refused() {
     let (sites, compute) = (decoder.sites(), decoder.compute());
     let mut adapter = adapter(&decoder, 0.4, |name| name.ends_with("q_proj"));
     let run = |adapter: &Adapter, ids: &[u32], targets: &[Target]| {
-        factor_gradients(&decoder, adapter, &[Supervised { ids, targets }], ROWS)
+        factor_gradients(&decoder, adapter, &[Supervised { ids, targets }], LIMIT)
     };
     let target = |position, token, weight| [Target { position, token, weight }];
     assert!(run(&adapter, FIRST, &target(0, 1, 1.0)).is_ok());
@@ -327,7 +331,7 @@ fn what_does_not_fit_is_refused() {
     }
     assert!(run(&adapter, FIRST, &[]).is_err());
     assert!(run(&adapter, &[], &target(0, 1, 1.0)).is_err());
-    assert!(factor_gradients(&decoder, &adapter, &[], ROWS).is_err());
+    assert!(factor_gradients(&decoder, &adapter, &[], LIMIT).is_err());
 
     let none = || -> Vec<Option<LoraDelta>> { sites.iter().map(|_| None).collect() };
     assert!(Adapter::from_deltas(none(), sites, compute).is_err(), "no delta");
@@ -338,7 +342,7 @@ fn what_does_not_fit_is_refused() {
     assert!(LoraDelta::new(&noise(2, 32, 1.0, 1), &noise(32, 3, 1.0, 2), 1.0).is_err(), "two ranks");
     assert!(LoraDelta::new(&noise(2, 32, f64::INFINITY, 1), &noise(32, 2, 1.0, 2), 1.0).is_err(), "infinity");
 
-    let before = supervised_loss(&decoder, &adapter, &batch(), ROWS).unwrap().to_bits();
+    let before = supervised_loss(&decoder, &adapter, &batch(), LIMIT).unwrap().to_bits();
     let own = factors(&decoder, &adapter);
     let mut missing = own.clone();
     missing[0] = None;
@@ -349,5 +353,5 @@ fn what_does_not_fit_is_refused() {
     for factors in [missing, wide, added, Vec::new()] {
         assert!(adapter.set_factors(&factors, sites, compute).is_err());
     }
-    assert_eq!(supervised_loss(&decoder, &adapter, &batch(), ROWS).unwrap().to_bits(), before);
+    assert_eq!(supervised_loss(&decoder, &adapter, &batch(), LIMIT).unwrap().to_bits(), before);
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{Tensor, Var};
 
-use super::{GRADIENT_SHARE, MAX_LOGIT_ROWS, target_log_probs};
+use super::{PassLimit, target_log_probs};
 use crate::adapter::Adapter;
 use crate::adapter::delta::Branches;
 use crate::adapter::recorder::Recorder;
@@ -67,14 +67,13 @@ impl ModelPair {
             let count = adapters.len();
             return Err(Error::Request(format!("expected one of {count} adapters, found index {adapter}")));
         };
-        factor_gradients(self.decoder(), adapter, batch, self.row_limit() / GRADIENT_SHARE)
+        factor_gradients(self.decoder(), adapter, batch, self.gradient_limit())
     }
 }
 
 /// The loss of an adapter at scale 1 over a batch, and its gradients with respect to the adapter's factors.
 ///
-/// Sequences are taken in the order given, in passes of at most `row_limit` tokens; one that is longer has a pass of
-/// its own. Weights are relative: the loss is a mean over the whole batch however it is cut.
+/// Sequences are taken in the order given, in passes within `limit`. Weights are relative: the loss is a mean over the whole batch however it is cut.
 ///
 /// # Errors
 /// If a sequence is empty or too long, has no target, a target lies outside sequence or vocabulary, a weight is
@@ -83,12 +82,12 @@ pub fn factor_gradients(
     decoder: &Decoder,
     adapter: &Adapter,
     batch: &[Supervised<'_>],
-    row_limit: usize,
+    limit: PassLimit,
 ) -> Result<FactorGradients> {
     let total = total_weight(decoder, batch)?;
     let mut recorder = Recorder::new(adapter.branches())?;
     let mut loss = 0.0;
-    for pass in passes(batch, row_limit) {
+    for pass in passes(batch, limit) {
         let ids: Vec<u32> = pass.iter().flat_map(|part| part.ids).copied().collect();
         // candle goes no further back than to a variable, so there must be one before the first layer.
         let embeddings = Var::from_tensor(&decoder.embed(&ids)?)?;
@@ -116,11 +115,11 @@ pub fn supervised_loss(
     decoder: &Decoder,
     adapter: &Adapter,
     batch: &[Supervised<'_>],
-    row_limit: usize,
+    limit: PassLimit,
 ) -> Result<f64> {
     let total = total_weight(decoder, batch)?;
     let mut loss = 0.0;
-    for pass in passes(batch, row_limit) {
+    for pass in passes(batch, limit) {
         loss += weighted_sum(&terms(decoder, adapter.branches(), pass, None)?, pass)? / total;
     }
     Ok(loss)
@@ -185,13 +184,13 @@ fn total_weight(decoder: &Decoder, batch: &[Supervised<'_>]) -> Result<f64> {
 }
 
 /// Cuts a batch into passes, in order.
-fn passes<'s, 'a>(batch: &'s [Supervised<'a>], row_limit: usize) -> Vec<&'s [Supervised<'a>]> {
+fn passes<'s, 'a>(batch: &'s [Supervised<'a>], limit: PassLimit) -> Vec<&'s [Supervised<'a>]> {
     let mut passes = Vec::new();
     let (mut first, mut rows, mut logits) = (0, 0, 0);
     for (i, part) in batch.iter().enumerate() {
         rows += part.ids.len();
         logits += part.targets.len();
-        if i > first && (rows > row_limit || logits > MAX_LOGIT_ROWS) {
+        if i > first && (rows > limit.rows || logits > limit.logit_rows) {
             passes.push(&batch[first..i]);
             (first, rows, logits) = (i, part.ids.len(), part.targets.len());
         }

@@ -35,12 +35,24 @@ pub struct Gradient {
     pub embeddings: Tensor,
 }
 
-/// Rows of logits in one pass: at 50,000 tokens and f32, 50 MB.
-const MAX_LOGIT_ROWS: usize = 256;
+/// What one pass takes at most; a sequence that is longer has a pass of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct PassLimit {
+    /// Tokens that are fed.
+    pub rows: usize,
+    /// Rows of logits.
+    pub logit_rows: usize,
+}
+
 /// A pass that is differentiated keeps the activations of every layer, so it takes this part of the rows.
 const GRADIENT_SHARE: usize = 2;
 
 impl ModelPair {
+    /// The limit of a pass that is differentiated.
+    fn gradient_limit(&self) -> PassLimit {
+        PassLimit { rows: self.row_limit() / GRADIENT_SHARE, logit_rows: self.logit_row_limit() }
+    }
+
     /// The terms of each sequence's objective, in the order given, in as many passes as the row limit asks.
     ///
     /// # Errors
@@ -50,7 +62,8 @@ impl ModelPair {
         let vocabulary = self.config().vocab_size;
         scored.iter().try_for_each(|scored| scored.check(vocabulary))?;
         let mut results = vec![Vec::new(); scored.len()];
-        for pass in passes(scored.iter().collect(), self.row_limit()) {
+        let limit = PassLimit { rows: self.row_limit(), logit_rows: self.logit_row_limit() };
+        for pass in passes(scored.iter().collect(), limit) {
             let parts: Vec<&Scored<'_>> = pass.iter().map(|&i| &scored[i]).collect();
             let logits = self.objective_logits(&parts, None)?;
             let mut terms = self.terms_of(&logits, &parts)?.values.into_iter();
@@ -72,8 +85,8 @@ impl ModelPair {
             part.check(config.hidden_size)?;
         }
         let mut results: Vec<Option<Gradient>> = vec![None; differentiated.len()];
-        let limit = self.row_limit() / GRADIENT_SHARE;
-        for pass in passes(differentiated.iter().map(|part| &part.scored).collect(), limit) {
+        let scored = differentiated.iter().map(|part| &part.scored).collect();
+        for pass in passes(scored, self.gradient_limit()) {
             let parts: Vec<&Differentiated<'_>> = pass.iter().map(|&i| &differentiated[i]).collect();
             for (&i, gradient) in pass.iter().zip(self.pass_gradients(&parts)?) {
                 results[i] = Some(gradient);
@@ -238,9 +251,9 @@ fn divergence(log_p: &[f32], log_q: &[f32]) -> f32 {
     log_p.iter().zip(log_q).map(term).sum::<f64>() as f32
 }
 
-/// Cuts sequences into passes of at most `limit` rows. Neighbours of one kind, length and side form runs that
+/// Cuts sequences into passes. Neighbours of one kind, length and side form runs that
 /// the decoder takes together.
-fn passes(scored: Vec<&Scored<'_>>, limit: usize) -> Vec<Vec<usize>> {
+fn passes(scored: Vec<&Scored<'_>>, limit: PassLimit) -> Vec<Vec<usize>> {
     let kind = |i: usize| matches!(scored[i].objective, Objective::Divergence { .. });
     let mut order: Vec<usize> = (0..scored.len()).collect();
     order.sort_by_key(|&i| {
@@ -253,7 +266,7 @@ fn passes(scored: Vec<&Scored<'_>>, limit: usize) -> Vec<Vec<usize>> {
         rows += scored[i].fed_len();
         logits += scored[i].objective.positions();
         match passes.last_mut() {
-            Some(pass) if rows <= limit && logits <= MAX_LOGIT_ROWS && kind(pass[0]) == kind(i) => {
+            Some(pass) if rows <= limit.rows && logits <= limit.logit_rows && kind(pass[0]) == kind(i) => {
                 pass.push(i)
             }
             _ => {

@@ -260,7 +260,7 @@ fn passes_hold_every_sequence_once_within_the_limit() {
             },
         })
         .collect();
-    let passes = passes(scored.iter().collect(), 50);
+    let passes = passes(scored.iter().collect(), PassLimit { rows: 50, logit_rows: 256 });
     let mut seen: Vec<usize> = passes.concat();
     seen.sort_unstable();
     assert_eq!(seen, (0..scored.len()).collect::<Vec<_>>());

@@ -17,10 +17,8 @@ const LEFT_BLOCK_BYTES: usize = 384 << 10;
 /// Panel rows (of 192 bytes) that stay in the cache beside it. A longer contraction pauses there: the sums are stored
 /// and taken up again later, exactly.
 const PANEL_BLOCK_ROWS: usize = 1024;
-/// Below this many multiply-adds, starting a second thread costs more than it saves; a product with a single panel
-/// streams no weights from memory and must have more.
+/// Below this many multiply-adds, starting a second thread costs more than it saves.
 const PARALLEL_PRODUCTS: usize = 1 << 18;
-const PARALLEL_PRODUCTS_THIN: usize = 1 << 23;
 /// Panel rows (three cache lines each) between those that are multiplied and those that are asked for, where a panel
 /// is read once; and where it is in the cache, so that the request costs nothing.
 const AHEAD_ROWS: usize = 16;
@@ -63,8 +61,7 @@ pub(super) fn product<P: Product>(
         return Vec::new();
     }
     let work = rows * outputs * depth * P::LEFT_PER_ROW;
-    let least = if panel_count == 1 { PARALLEL_PRODUCTS_THIN } else { PARALLEL_PRODUCTS };
-    let threads = if work < least { 1 } else { rayon::current_num_threads() };
+    let threads = if work < PARALLEL_PRODUCTS { 1 } else { rayon::current_num_threads() };
     let block_row_bytes = depth.min(PANEL_BLOCK_ROWS * P::LEFT_PER_ROW) * size_of::<P::Left>();
     let row_blocks = rows.div_ceil((LEFT_BLOCK_BYTES / block_row_bytes.max(1)).max(1));
     let panel_blocks =

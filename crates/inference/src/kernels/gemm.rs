@@ -62,21 +62,20 @@ fn multiply_in_f32<S: Simd>(
     let left = Left { elements: x.data(), stride: x.stride, rows: x.count, depth: x.width };
     let branch_lefts = branches
         .iter()
-        .map(|branch| {
-            let left = left.part(&branch.rows);
-            scaled(
-                branch,
-                match &branch.a.panels {
-                    Panels::F32(panels) => product(Single(simd), left, panels, branch.a.outputs, &[]),
-                    Panels::Bf16(panels) => product(Widened(simd), left, panels, branch.a.outputs, &[]),
-                },
-            )
-        })
+        .map(|branch| scaled(branch, product_in_f32(simd, left.part(&branch.rows), branch.a, &[])))
         .collect::<Vec<_>>();
-    let adapted = adapted(branches, &branch_lefts);
-    match &weight.panels {
-        Panels::F32(panels) => product(Single(simd), left, panels, weight.outputs, &adapted),
-        Panels::Bf16(panels) => product(Widened(simd), left, panels, weight.outputs, &adapted),
+    product_in_f32(simd, left, weight, &adapted(branches, &branch_lefts))
+}
+
+fn product_in_f32<S: Simd>(
+    simd: S,
+    left: Left<'_, f32>,
+    matrix: &PackedMatrix,
+    adapted: &[Adapted<'_>],
+) -> Vec<f32> {
+    match &matrix.panels {
+        Panels::F32(panels) => product(Single(simd), left, panels, matrix.outputs, adapted),
+        Panels::Bf16(panels) => product(Widened(simd), left, panels, matrix.outputs, adapted),
     }
 }
 

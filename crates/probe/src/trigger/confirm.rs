@@ -109,8 +109,8 @@ pub fn test_finalists(
     let mut answers = Answers { observer, seed, known: BTreeMap::new() };
     let mut promising = Vec::new();
     for Finalist { candidate, nats } in finalists {
-        if let Some((hypothesis, excess)) = answers.hypothesise(candidate, prompts.development)? {
-            promising.push((hypothesis, excess, candidate, *nats));
+        if let Some((hypothesis, development)) = answers.hypothesise(candidate, prompts.development)? {
+            promising.push((hypothesis, development.excess, candidate, *nats));
         }
         observer.progress().advance(1);
     }
@@ -168,17 +168,7 @@ pub fn develop(
     let mut answers = Answers { observer, seed, known: BTreeMap::new() };
     let mut found = Vec::with_capacity(candidates.len());
     for candidate in candidates {
-        found.push(match answers.hypothesise(candidate, prompts)? {
-            Some((hypothesis, excess)) => {
-                let scenes: Vec<Scene> =
-                    prompts.iter().map(|prompt| answers.scene(prompt, &candidate.change, true)).collect();
-                let texts = answers.generate(&scenes, Side::ADAPTED)?;
-                let inserted = candidate.change.inserted();
-                let payload = hypothesis.payload(&answers.answers(&scenes, &texts), inserted.as_deref());
-                Some(Development { payload, excess })
-            }
-            None => None,
-        });
+        found.push(answers.hypothesise(candidate, prompts)?.map(|(_, development)| development));
     }
     Ok(found)
 }
@@ -232,7 +222,7 @@ impl Answers<'_, '_> {
         &mut self,
         candidate: &Candidate,
         prompts: &[Prompt],
-    ) -> Result<Option<(Hypothesis, f64)>> {
+    ) -> Result<Option<(Hypothesis, Development)>> {
         let change = &candidate.change;
         let with: Vec<Scene> = prompts.iter().map(|prompt| self.scene(prompt, change, true)).collect();
         let without: Vec<Scene> = prompts.iter().map(|prompt| self.scene(prompt, change, false)).collect();
@@ -256,7 +246,11 @@ impl Answers<'_, '_> {
         };
         let over_control = share(&with, &with_texts) - share(&control, &control_texts);
         let excess = excess.min(over_control);
-        Ok((excess > 0.0).then_some((hypothesis, excess)))
+        if excess <= 0.0 {
+            return Ok(None);
+        }
+        let payload = hypothesis.payload(&self.answers(&with, &with_texts), inserted.as_deref());
+        Ok(Some((hypothesis, Development { payload, excess })))
     }
 
     fn test(
