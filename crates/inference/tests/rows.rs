@@ -1,5 +1,6 @@
 //! What a row gets must not depend on the company that it keeps.
 
+use candle_core::Var;
 use inference::adapter::Adapter;
 use inference::decoder::Decoder;
 use inference::decoder::Past;
@@ -36,6 +37,22 @@ impl Pair {
 
     fn alone(&self, ids: &[u32], side: Side) -> Vec<f32> {
         self.run(&mut [Sequence::new(ids, side)]).remove(0)
+    }
+
+    /// The gradient of the sum of the squares of all last logits with respect to the embeddings, one row a token.
+    fn gradient(&self, texts: &[Vec<u32>], side: impl Fn(usize) -> Side) -> Vec<Vec<f32>> {
+        let embeddings = Var::from_tensor(&self.decoder.embed(&texts.concat()).unwrap()).unwrap();
+        let mut sequences: Vec<Sequence<'_>> =
+            texts.iter().enumerate().map(|(i, ids)| Sequence::new(ids, side(i))).collect();
+        let mut batch = Batch {
+            sequences: &mut sequences,
+            embeddings: Some(embeddings.as_tensor()),
+            positions: Positions::Last,
+            hidden_states: false,
+        };
+        let logits = self.decoder.forward(&self.adapters, &mut batch).unwrap().logits;
+        let gradients = logits.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+        gradients.get(embeddings.as_tensor()).unwrap().to_vec2().unwrap()
     }
 }
 
@@ -150,4 +167,35 @@ fn impossible_requests_are_errors() {
     assert!(
         run(&mut [Sequence::new(&[1, 2], Side::BASE)], Positions::Chosen(&beyond)).contains("does not exist")
     );
+}
+
+/// Enough rows that threads take parts of the batch through all layers alone, for any number of threads.
+#[test]
+fn a_batch_that_is_cut_gives_the_same_bits_and_gradients() {
+    for case in ["llama-untied-gqa", "mistral-window", "qwen2"] {
+        let pair = pair(case, Form::Fused);
+        let texts: Vec<Vec<u32>> =
+            (0..90).map(|i| (0..4 + i % 9).map(|j| (i * 13 + j * 7) % 60).collect()).collect();
+        let side = |i: usize| [Side::BASE, Side::ADAPTED, Side::scaled(0.5)][i / 7 % 3];
+        let rows: usize = texts.iter().map(Vec::len).sum();
+        assert!(rows > 600, "{rows}");
+        let alone: Vec<Vec<f32>> =
+            texts.iter().enumerate().map(|(i, ids)| pair.alone(ids, side(i))).collect();
+        let mut gradients = Vec::new();
+        for threads in [1, 2, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut sequences: Vec<Sequence<'_>> =
+                texts.iter().enumerate().map(|(i, ids)| Sequence::new(ids, side(i))).collect();
+            assert!(pool.install(|| pair.run(&mut sequences)) == alone, "{case} with {threads} threads");
+            gradients.push(pool.install(|| pair.gradient(&texts, side)));
+        }
+        assert!(gradients.iter().all(|gradient| *gradient == gradients[0]), "{case}");
+        let mut rows = gradients[0].iter();
+        for (i, ids) in texts.iter().enumerate() {
+            let own: Vec<f32> = rows.by_ref().take(ids.len()).flatten().copied().collect();
+            let expected = pair.gradient(std::slice::from_ref(ids), |_| side(i)).concat();
+            let difference = relative_difference(&own, &expected);
+            assert!(difference <= 1e-5, "{case}: the gradient of sequence {i} differs by {difference:.2e}");
+        }
+    }
 }

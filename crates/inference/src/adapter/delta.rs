@@ -104,6 +104,11 @@ impl Branches {
         self.0.get(projection)?.as_ref()
     }
 
+    /// Whether backward passes are to sum up the gradients of factors.
+    pub(crate) fn has_sums(&self) -> bool {
+        self.0.iter().flatten().any(|branch| matches!(branch, Branch::Fused { sums: Some(_), .. }))
+    }
+
     /// The same projections with other branches.
     pub(crate) fn map(&self, mut change: impl FnMut(&Branch) -> Result<Branch>) -> Result<Self> {
         let changed: Result<Arc<[_]>> =

@@ -90,7 +90,8 @@ impl Attention {
         };
         if self.fused {
             let rows = pass.rows.spans.par_iter().zip(sequences);
-            rows.with_min_len(APPENDED_TOGETHER).try_for_each(|(span, sequence)| append(span, sequence))?;
+            rows.with_min_len(kernels::least_items(APPENDED_TOGETHER))
+                .try_for_each(|(span, sequence)| append(span, sequence))?;
         } else {
             let mut rows = pass.rows.spans.iter().zip(sequences);
             rows.try_for_each(|(span, sequence)| append(span, sequence))?;
@@ -130,6 +131,12 @@ impl Attention {
         let (q_width, kv_width) = self.widths();
         angles.rotate_back(&grad, q_width + kv_width, self.shape.head_dim)?;
         self.qkv.gradient(&grad, rows, adapters, x)
+    }
+
+    /// What the gradients need and a forward pass does not.
+    pub(crate) fn prepare_gradient(&self) {
+        self.qkv.prepare_gradient();
+        self.o.prepare_gradient();
     }
 
     /// Features of all queries, and of all keys.

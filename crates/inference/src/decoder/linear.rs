@@ -104,6 +104,13 @@ impl Linear {
         }
     }
 
+    /// What [`Self::gradient`] needs and a forward pass does not.
+    pub(crate) fn prepare_gradient(&self) {
+        if let Product::Packed(weight) = &self.product {
+            weight.prepare_gradient();
+        }
+    }
+
     /// The rows with a branch of this projection.
     fn adapted(&self, rows: &Rows, adapters: &[Branches]) -> Arc<[AdaptedRows]> {
         let with_branch = |range: &AdaptedRange| match adapters.get(range.adapter)?.of(self.projection)? {

@@ -14,6 +14,7 @@ mod norm;
 mod rope;
 mod rows;
 pub mod site;
+mod stack;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ use crate::weights::gguf::ROPE_FACTORS;
 
 use attention::Attention;
 use config::{DecoderConfig, RopeScaling};
-use layer::{Layer, Pass, Picked};
+use layer::Layer;
 use linear::Linear;
 use mlp::Mlp;
 use norm::RmsNorm;
@@ -142,7 +143,7 @@ pub struct Decoder {
     sites: Vec<Site>,
     /// `[vocabulary, hidden]`, in the precision of the products.
     embedding: Tensor,
-    layers: Vec<Arc<Layer>>,
+    layers: Arc<[Layer]>,
     norm: RmsNorm,
     head: Linear,
     rotary: RotaryTables,
@@ -199,7 +200,7 @@ impl Decoder {
             let [qkv, o, gate_up, down] =
                 PROJECTIONS.map(|slots| &sites[slots[0] as usize..slots[0] as usize + slots.len()]);
             let attention = [linear(qkv, config.qkv_bias)?, linear(o, config.output_bias)?];
-            layers.push(Arc::new(Layer {
+            layers.push(Layer {
                 input_norm: norm(&format!("model.layers.{layer}.input_layernorm.weight"))?,
                 attention: Attention::new(&config, layer, attention, compute),
                 mlp_norm: norm(&format!("model.layers.{layer}.post_attention_layernorm.weight"))?,
@@ -209,7 +210,7 @@ impl Decoder {
                     fused,
                 },
                 fused,
-            }));
+            });
             progress(layer + 1, config.layers);
         }
         let head_site = &sites[config.layers * SLOTS.len()..];
@@ -222,7 +223,7 @@ impl Decoder {
             norm: norm("model.norm.weight")?,
             embedding: embedding.to_dtype(compute.precision.dtype())?.to_device(&compute.device)?,
             rotary: RotaryTables::new(&config, compute)?,
-            layers,
+            layers: layers.into(),
             head,
             sites,
             config,
@@ -295,50 +296,29 @@ impl Decoder {
     fn run(&self, adapters: Arc<[Branches]>, batch: &mut Batch<'_, '_>) -> Result<Output> {
         let rows = Rows::new(batch.sequences.iter().map(|s| (s.ids.len(), s.past_len(), s.side)));
         let wanted = wanted_rows(&rows, batch.positions)?;
-        let mut x = match batch.embeddings {
+        let x = match batch.embeddings {
             Some(embeddings) => embeddings.clone(),
             None => {
                 let ids: Vec<u32> = batch.sequences.iter().flat_map(|s| s.ids.iter().copied()).collect();
                 self.embed(&ids)?
             }
         };
-        let pass = Pass { angles: self.rotary.angles(rows.positions())?, adapters, rows: Arc::new(rows) };
-        // Past the last layer's attention, rows whose logits nobody wants have no use but as hidden states.
-        let picked = self.picked(&pass.rows, &wanted)?;
         let mut hidden_states = Vec::new();
-        for (index, layer) in self.layers.iter().enumerate() {
-            if batch.hidden_states {
-                hidden_states.push(x.clone());
-            }
-            let last = index + 1 == self.layers.len() && !batch.hidden_states;
-            x = layer.forward(&x, &pass, batch.sequences, last.then_some(&picked))?;
-        }
+        let states = batch.hidden_states.then_some(&mut hidden_states);
+        let mut x = self.through_layers(&x, &adapters, batch.sequences, &wanted, states)?;
         for sequence in batch.sequences.iter_mut() {
             let added = sequence.ids.len();
             if let Past::Cache(cache) = &mut sequence.past {
                 cache.advance(added);
             }
         }
+        let picked = self.picked(&rows, &wanted)?;
         if batch.hidden_states {
             hidden_states.push(self.norm.forward(&x)?);
             x = x.index_select(&picked.index, 0)?;
         }
-        let logits = self.head.forward(&self.norm.forward(&x)?, &picked.rows, &pass.adapters)?;
+        let logits = self.head.forward(&self.norm.forward(&x)?, &picked.rows, &adapters)?;
         Ok(Output { logits: logits.to_dtype(DType::F32)?, hidden_states })
-    }
-
-    /// The wanted rows as a batch of their own: one-token spans with the sides of their rows.
-    fn picked(&self, rows: &Rows, wanted: &[u32]) -> Result<Picked> {
-        let side_of = |row: u32| {
-            let row = row as usize;
-            let range =
-                rows.adapted.iter().find(|range| (range.start..range.start + range.len).contains(&row));
-            range.map_or(Side::BASE, |range| Side { adapter: range.adapter, scale: range.scale })
-        };
-        Ok(Picked {
-            index: Tensor::from_slice(wanted, wanted.len(), &self.compute.device)?,
-            rows: Arc::new(Rows::new(wanted.iter().map(|&row| (1, 0, side_of(row))))),
-        })
     }
 
     fn check(&self, batch: &Batch<'_, '_>) -> Result<()> {

@@ -6,6 +6,7 @@ use super::low_rank::Adapted;
 use super::pack::{PANEL, PanelRow};
 use super::rows::{SharedPlaces, build_shared};
 use super::simd::{LANES, Simd};
+use super::threads::threads;
 use super::tier::Vectorized;
 use super::tile::{PANEL_VECTORS, Product, accumulate_f32};
 use rayon::prelude::*;
@@ -61,7 +62,7 @@ pub(super) fn product<P: Product>(
         return Vec::new();
     }
     let work = rows * outputs * depth * P::LEFT_PER_ROW;
-    let threads = if work < PARALLEL_PRODUCTS { 1 } else { rayon::current_num_threads() };
+    let threads = if work < PARALLEL_PRODUCTS { 1 } else { threads() };
     let block_row_bytes = depth.min(PANEL_BLOCK_ROWS * P::LEFT_PER_ROW) * size_of::<P::Left>();
     let row_blocks = rows.div_ceil((LEFT_BLOCK_BYTES / block_row_bytes.max(1)).max(1));
     let panel_blocks =

@@ -141,6 +141,13 @@ impl FrozenLinear {
         readable(OP, grad)?.apply_op1_no_bwd(&back)
     }
 
+    /// Packs what [`Self::gradient`] multiplies with, if it is not there yet: to be called where threads share, before
+    /// gradients are taken on each of them alone.
+    pub(crate) fn prepare_gradient(&self) {
+        let Weights { forward, transposed, .. } = &*self.weights;
+        transposed.get_or_init(|| forward.transposed());
+    }
+
     /// The layer with the chosen outputs only, in the order given: scoring a few words of a vocabulary needs no
     /// others. Every output is the same, bit for bit, as in the whole layer.
     ///

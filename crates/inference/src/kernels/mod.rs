@@ -37,6 +37,7 @@ mod residual;
 mod rope;
 mod rows;
 mod simd;
+mod threads;
 mod tier;
 mod tile;
 
@@ -50,4 +51,5 @@ pub use norm::{rms_norm, rms_norm_gradient};
 pub use pack::Precision;
 pub use residual::residual_sum;
 pub use rope::{RotaryTable, rope, rope_back_in_place};
+pub(crate) use threads::{alone, least_items};
 pub use tier::Tier;

@@ -5,6 +5,7 @@
 //! neighbouring inputs, the order of the hardware's dot product. The last panel is padded with zero outputs, an odd
 //! `k` with a zero input.
 
+use super::threads::least_items;
 use half::bf16;
 use rayon::prelude::*;
 
@@ -98,7 +99,8 @@ fn fill<T: Copy + Send + Sync>(
     place: impl Fn(usize, usize) -> T + Sync,
 ) -> Vec<PanelRow<T>> {
     let mut rows = vec![PanelRow([zero; PANEL]); outputs.div_ceil(PANEL) * steps];
-    rows.par_chunks_mut(steps.max(1)).enumerate().for_each(|(panel, rows)| {
+    let panels = rows.par_chunks_mut(steps.max(1)).enumerate();
+    panels.with_min_len(least_items(1)).for_each(|(panel, rows)| {
         let first = panel * PANEL;
         for column in 0..PANEL.min(outputs - first) {
             for (step, row) in rows.iter_mut().enumerate() {

@@ -2,6 +2,7 @@
 
 use super::rows::{Rows, build, readable};
 use super::simd::{LANES, Simd};
+use super::threads::least_items;
 use super::tier::{Tier, Vectorized};
 use candle_core::{CpuStorage, CustomOp1, InplaceOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -172,7 +173,7 @@ impl InplaceOp1 for RotateBack {
             bail!("{OP}: expected contiguous f32 rows")
         };
         let rows = data[start..end].par_chunks_exact_mut(row_width.max(1)).enumerate();
-        rows.with_min_len(32).for_each_init(Vec::new, |from, (i, row)| {
+        rows.with_min_len(least_items(32)).for_each_init(Vec::new, |from, (i, row)| {
             let row = &mut row[..self.width];
             from.clear();
             from.extend_from_slice(row);

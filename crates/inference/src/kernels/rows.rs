@@ -1,5 +1,6 @@
 //! Views of tensors as flat rows, and fresh outputs filled row by row.
 
+use super::threads::threads;
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
@@ -163,7 +164,7 @@ pub(super) unsafe fn build_shared<T: Copy>(len: usize, fill: impl FnOnce(SharedP
 
 /// How many rows one task takes: all, if a second thread would not pay.
 fn rows_per_task(count: usize, width: usize) -> usize {
-    let threads = rayon::current_num_threads();
+    let threads = threads();
     if threads == 1 || count * width < PARALLEL_ELEMENTS {
         return count.max(1);
     }

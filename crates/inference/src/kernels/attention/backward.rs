@@ -7,6 +7,7 @@ use super::softmax::exponentials;
 use super::{Attention, OP, Operands, Span};
 use crate::kernels::rows::{Rows, SharedPlaces, build_shared, with_rows};
 use crate::kernels::simd::{LANES, Simd};
+use crate::kernels::threads::threads;
 use crate::kernels::tier::Vectorized;
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
@@ -81,7 +82,7 @@ fn run_tasks(op: &Attention, operands: Operands<'_>, grad: Rows<'_>, out: Gradie
     let work = |scratch: &mut Scratch, (span, kv_head): (&Span, usize)| {
         op.tier.run(Task { op, operands, grad, span, kv_head, out, scratch });
     };
-    if rayon::current_num_threads() == 1 {
+    if threads() == 1 {
         let mut scratch = Scratch::default();
         tasks.into_iter().for_each(|task| work(&mut scratch, task));
     } else {

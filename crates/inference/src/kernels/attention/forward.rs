@@ -6,6 +6,7 @@ use super::softmax::exponentials;
 use super::{Attention, Operands, Span};
 use crate::kernels::rows::{Rows, SharedPlaces};
 use crate::kernels::simd::{LANES, Simd};
+use crate::kernels::threads::threads;
 use crate::kernels::tier::Vectorized;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
@@ -31,7 +32,7 @@ pub(super) fn run(op: &Attention, operands: Operands<'_>, out: SharedPlaces<f32>
     let work = |scratch: &mut Scratch, (span, kv_head, rows): (&Span, usize, Range<usize>)| {
         op.tier.run(Task { op, operands, span, kv_head, rows, out, scratch });
     };
-    if products < PARALLEL_PRODUCTS || rayon::current_num_threads() == 1 {
+    if products < PARALLEL_PRODUCTS || threads() == 1 {
         let mut scratch = Scratch::default();
         tasks.into_iter().for_each(|task| work(&mut scratch, task));
     } else {
