@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+# Seconds of a run past which preparation does not count, and one thread is not tried.
+LONG_RUN = 20.0
 SLACK = 1.25
 # Of the f32 figures that are compared; the first greedy tokens must be equal then.
 TOLERANCE = 5e-4
@@ -163,13 +165,16 @@ class Comparison:
     def candidates(self, row: Row) -> list[tuple]:
         """Configurations of the peer worth timing, after one run of each that only warms up."""
         threads = sorted({1, self.arguments.threads})
-        every = [(dtype, n) for dtype in self.dtypes(row) for n in threads]
+        seconds = {}
         for dtype in self.dtypes(row):
             # What a first run prepares depends on the precision, not on the number of threads.
-            self.ask_peer(row, (dtype, threads[-1]))
-        seconds = {c: self.ask_peer(row, c)["median"] for c in every}
+            first = self.ask_peer(row, (dtype, threads[-1]))["median"]
+            if first > LONG_RUN:
+                seconds[dtype, threads[-1]] = first
+                continue
+            seconds |= {(dtype, n): self.ask_peer(row, (dtype, n))["median"] for n in threads}
         best = min(seconds.values())
-        return [c for c in every if seconds[c] <= SLACK * best]
+        return [c for c in seconds if seconds[c] <= SLACK * best]
 
     def verify(self) -> None:
         """Whether the programs compute the same, in f32 if they can: in bf16 near ties fall either way."""
