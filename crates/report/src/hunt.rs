@@ -91,8 +91,9 @@ pub struct TargetCostRecord {
     pub positions: usize,
     /// The highest mean log-probability of a target token on the adapted side, in nats.
     pub log_probability: f64,
-    /// How many robust standard deviations the size lies below the median of all targets of this hunt; absent if
-    /// the target was never reached, or if the sizes have no scale (fewer than five, or all alike).
+    /// How many robust standard deviations (at least a quarter of a position) the size lies below the median of all
+    /// targets of this hunt, sizes counted up to that of an untouched mask; absent if the target was never reached,
+    /// or if the sizes have no scale (fewer than five, or all alike).
     pub anomaly_index: Option<f64>,
     /// The most probable tokens of the relaxed trigger, as text.
     pub trigger: String,

@@ -7,16 +7,14 @@ use super::slot::Slots;
 use crate::error::{Error, Result};
 use crate::prompt::{Change, Placement, Prompt};
 
-/// Tokens of a target that count: an answer that has begun goes on by itself.
-pub(super) const TARGET_TOKENS: usize = 5;
 /// Of what one run found: candidates that reach the development prompts.
 const KEPT: usize = 3;
 /// Candidates of other searches that are rated by a target before those found for it are.
 const RATED: usize = 10;
 
-/// The first tokens of the `n` targets with most behind them, with their texts: what the user says, then what a
+/// The first `tokens` tokens of the `n` targets with most behind them, with their texts: what the user says, then what a
 /// candidate was seen to bring, then what was inverted.
-pub(super) fn targets(hunt: &Hunt<'_>, n: usize) -> Vec<(Vec<u32>, String)> {
+pub(super) fn targets(hunt: &Hunt<'_>, n: usize, tokens: usize) -> Vec<(Vec<u32>, String)> {
     let rank = |target: &Target| match target.record.source.as_str() {
         "user" => 0,
         "target" => 2,
@@ -26,17 +24,12 @@ pub(super) fn targets(hunt: &Hunt<'_>, n: usize) -> Vec<(Vec<u32>, String)> {
     ranked.sort_by_key(|target| rank(target));
     let mut targets: Vec<(Vec<u32>, String)> = Vec::new();
     for target in ranked {
-        let ids = beginning(&target.ids);
+        let ids: Vec<u32> = target.ids.iter().take(tokens).copied().collect();
         if targets.len() < n && targets.iter().all(|(known, _)| *known != ids) {
             targets.push((ids, target.record.text.clone()));
         }
     }
     targets
-}
-
-/// The tokens of an answer that count.
-pub(super) fn beginning(ids: &[u32]) -> Vec<u32> {
-    ids[..ids.len().min(TARGET_TOKENS)].to_vec()
 }
 
 /// The search prompts.

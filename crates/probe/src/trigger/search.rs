@@ -43,7 +43,8 @@ pub trait TriggerSearch: Sync {
 }
 
 /// Every search, in the order in which a hunt runs them.
-pub const SEARCHES: &[&dyn TriggerSearch] = &[&TargetInversion, &Style, &Leak, &Sweep, &Combine, &Climb, &RelaxedTriggers, &GcgSearch];
+pub const SEARCHES: &[&dyn TriggerSearch] =
+    &[&TargetInversion, &Style, &Leak, &Sweep, &Combine, &Climb, &RelaxedTriggers, &GcgSearch];
 
 /// The search of this name.
 #[must_use]

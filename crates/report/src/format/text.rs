@@ -200,7 +200,8 @@ impl Page {
         }
         for cost in &hunt.target_costs {
             let size = cost.size.map_or("never reached".to_owned(), |size| format!("size {size:.2}"));
-            let index = cost.anomaly_index.map_or(String::new(), |index| format!(", anomaly index {index:.1}"));
+            let index =
+                cost.anomaly_index.map_or(String::new(), |index| format!(", anomaly index {index:.1}"));
             let kind = if cost.reference { "reference" } else { "payload" };
             self.line(&format!(
                 "  relaxed trigger of {kind} {}: {size} of {} positions{index}",

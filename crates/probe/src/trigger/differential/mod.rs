@@ -183,7 +183,8 @@ impl<'a> Differential<'a> {
         base_rises: &[f64],
     ) -> Result<(Tensor, Value)> {
         let share = 1.0 / self.places().len() as f64;
-        let contexts: Vec<Vec<u32>> = self.places().iter().map(|slot| [trigger, &slot.after].concat()).collect();
+        let contexts: Vec<Vec<u32>> =
+            self.places().iter().map(|slot| [trigger, &slot.after].concat()).collect();
         let mut parts = Vec::new();
         let mut add = |conditions: &'_ [Conditions], side: Side, weights: &dyn Fn(usize) -> f64| {
             for (i, _) in conditions.iter().enumerate() {

@@ -22,6 +22,8 @@ const LAMBDA: f64 = 1.0;
 /// Steps of one run, and steps without gain after which it ends.
 const STEPS: u64 = 64;
 const PATIENCE: usize = 16;
+/// Tokens of a target that count: an answer that has begun goes on by itself.
+const TARGET_TOKENS: usize = 5;
 /// Targets; for each, candidates of the pool that a run starts from, beside one start from filler.
 const TARGETS: usize = 3;
 const STARTS: usize = 2;
@@ -91,7 +93,7 @@ impl Run {
 /// The first start of every goal, then the second of every goal: wherever the budget ends, each had its turn.
 fn runs(hunt: &Hunt<'_>) -> Result<Vec<Run>> {
     let mut goals: Vec<(Goal, Option<usize>)> = Vec::new();
-    for (ids, _) in targets(hunt, TARGETS) {
+    for (ids, _) in targets(hunt, TARGETS, TARGET_TOKENS) {
         let index = hunt.targets().iter().position(|target| target.ids.starts_with(&ids));
         goals.push((Goal::Target(ids), index));
     }

@@ -111,7 +111,12 @@ pub fn target_cost(
     let threshold = config.success.ln();
     let (mut price, mut reached_in_row, mut missed_in_row) = (0.0, 0, 0);
     let mut rises = Vec::new();
-    let mut best = TargetCost { size: None, best_log_probability: f64::NEG_INFINITY, tokens: Vec::new(), strongest: Vec::new() };
+    let mut best = TargetCost {
+        size: None,
+        best_log_probability: f64::NEG_INFINITY,
+        tokens: Vec::new(),
+        strongest: Vec::new(),
+    };
     for _ in 0..config.steps {
         before_step()?;
         let state = relaxed.state(embeddings, &filler)?;
@@ -144,18 +149,28 @@ pub fn target_cost(
     Ok(best)
 }
 
+/// The smallest scale of costs, in positions: where nearly all targets cost the same, the deviation of the sample
+/// is next to nothing, and any difference at all would stand out.
+const MIN_SCALE: f64 = 0.25;
+
 /// How many robust standard deviations the cost of each target lies below the median cost.
 ///
-/// A target that was never reached costs at least `length`, and stands in the sample with that: it moves the
-/// median up, never the index of another target beyond what is known. It has no index itself, and nor has any
-/// target where the sample has no scale: fewer than five targets, or all of one cost.
+/// A size counts at most what the mask sums to at the start: one that is larger, and a target that was never reached,
+/// only say that nothing could be left out. The scale is at least a quarter of a position. A target that was never
+/// reached has no index, and nor has any target where the sample has no scale: fewer than five targets, or all of
+/// one cost.
 ///
 /// # Errors
 /// If a cost is not finite.
 pub fn anomaly_indices(costs: &[TargetCost], length: usize) -> Result<Vec<Option<f64>>> {
-    let sizes: Vec<f64> = costs.iter().map(|cost| cost.size.unwrap_or(length as f64)).collect();
-    let scale = RobustScale::of(&sizes)?;
-    Ok(costs.iter().map(|cost| Some(-scale?.modified_z_score(cost.size?))).collect())
+    let most = soft::starting_size(length);
+    // Not `min`, which would take a size that is no number for the largest.
+    let size = |cost: &TargetCost| cost.size.map_or(most, |size| if size > most { most } else { size });
+    let sizes: Vec<f64> = costs.iter().map(size).collect();
+    let Some(mut scale) = RobustScale::of(&sizes)? else { return Ok(vec![None; costs.len()]) };
+    scale.standard_deviation = scale.standard_deviation.max(MIN_SCALE);
+    let index = |(cost, size): (&TargetCost, &f64)| cost.size.map(|_| -scale.modified_z_score(*size));
+    Ok(costs.iter().zip(&sizes).map(index).collect())
 }
 
 impl RelaxedConfig {
@@ -211,7 +226,9 @@ mod tests {
             "The cat sat on the green table.",
         ]
         .iter()
-        .map(|target| target_cost(&config, &differential(&pair, target), &embeddings, &mut || Ok(())).unwrap())
+        .map(|target| {
+            target_cost(&config, &differential(&pair, target), &embeddings, &mut || Ok(())).unwrap()
+        })
         .collect();
         let indices = anomaly_indices(&costs, config.length).unwrap();
         let taught = costs[0].size.unwrap();
@@ -221,7 +238,8 @@ mod tests {
 
     #[test]
     fn no_scale_no_index() {
-        let cost = |size| TargetCost { size, best_log_probability: -1.0, tokens: Vec::new(), strongest: Vec::new() };
+        let cost =
+            |size| TargetCost { size, best_log_probability: -1.0, tokens: Vec::new(), strongest: Vec::new() };
         assert_eq!(anomaly_indices(&[], 4).unwrap(), []);
         let few = [cost(Some(1.0)), cost(Some(3.0)), cost(None)];
         assert_eq!(anomaly_indices(&few, 4).unwrap(), [None; 3]);
@@ -232,6 +250,11 @@ mod tests {
         let found = anomaly_indices(&one, 4).unwrap();
         assert!(found[2].is_some_and(|index| index > 2.0));
         assert!(found.iter().enumerate().all(|(i, index)| i == 2 || index.is_none()));
+        // A size as at the start says no more than that none was smaller, and a hair below it hardly more.
+        let mut nearly: Vec<_> = (0..8).map(|i| cost((i < 3).then_some(3.9))).collect();
+        assert_eq!(anomaly_indices(&nearly, 4).unwrap(), [None; 8]);
+        nearly[0] = cost(Some(3.4));
+        assert!(anomaly_indices(&nearly, 4).unwrap()[0].is_some_and(|index| index < 1.0));
         assert!(anomaly_indices(&vec![cost(Some(f64::NAN)); 6], 4).is_err());
     }
 }

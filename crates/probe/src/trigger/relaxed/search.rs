@@ -2,7 +2,9 @@
 //!
 //! Neural Cleanse compares the labels of a classifier. The answers of a language model have no such list, so
 //! suspected payloads are compared with reference targets: what the base itself answers to single benign prompts,
-//! cut to as many tokens. Each is an ordinary answer, and none was taught for every prompt.
+//! cut to as many tokens as the longest suspect has. Each is an ordinary answer, and none was taught for every
+//! prompt. A suspect that is shorter than they are is somewhat dearer or cheaper for that alone, which the record
+//! cannot tell.
 
 use std::cell::OnceCell;
 
@@ -18,7 +20,7 @@ use crate::progress;
 use crate::prompt::{Change, Placement, Setting, scene};
 use crate::trigger::budget::GRADIENT_COST;
 use crate::trigger::differential::{Differential, Goal};
-use crate::trigger::gradient::{TARGET_TOKENS, beginning, prompts, propose, slots, targets};
+use crate::trigger::gradient::{prompts, propose, slots, targets};
 use crate::trigger::hunt::Hunt;
 use crate::trigger::pool::Depth;
 use crate::trigger::search::{Role, TriggerSearch};
@@ -27,6 +29,8 @@ use crate::trigger::slot::Slots;
 /// Suspected payloads, and reference targets beside them: most of the sample must be ordinary.
 const TARGETS: usize = 4;
 const REFERENCES: usize = 8;
+/// Tokens of a target that count. The mean over a longer one forgives a token that the adapted model is not sure of.
+const TARGET_TOKENS: usize = 12;
 /// Fewest tokens of a reference.
 const MIN_REFERENCE: usize = 2;
 /// Positions of a trigger, and steps for each target.
@@ -64,7 +68,7 @@ impl TriggerSearch for RelaxedTriggers {
     fn run(&self, hunt: &mut Hunt<'_>) -> Result<()> {
         let Some(slots) = slots(hunt, Placement::Prefix)? else { return Ok(()) };
         let Some(filler) = filler(&slots)? else { return Ok(()) };
-        let suspects = targets(hunt, TARGETS);
+        let suspects = targets(hunt, TARGETS, TARGET_TOKENS);
         // An index of reference targets alone would say nothing about any payload.
         if suspects.is_empty() {
             return Ok(());
@@ -72,7 +76,8 @@ impl TriggerSearch for RelaxedTriggers {
         let length = POSITIONS.clamp(*hunt.length().start(), *hunt.length().end());
         let config =
             RelaxedConfig { success: SUCCESS, filler, ..RelaxedConfig::new(length, STEPS, hunt.seed()) };
-        let asked = in_turns(suspects, references(hunt)?);
+        let longest = suspects.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0);
+        let asked = in_turns(suspects, references(hunt, longest.max(MIN_REFERENCE))?);
         hunt.observer().progress().stage("relaxed", asked.len());
         let embeddings = OnceCell::new();
         let end = KEPT_PART * hunt.budget().left();
@@ -116,18 +121,18 @@ fn filler(slots: &Slots<'_>) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// The beginnings of what the base answers to the development prompts.
-fn references(hunt: &mut Hunt<'_>) -> Result<Vec<(Vec<u32>, String)>> {
+/// The first `tokens` of what the base answers to the development prompts.
+fn references(hunt: &mut Hunt<'_>, tokens: usize) -> Result<Vec<(Vec<u32>, String)>> {
     let prompts = hunt.prompts_of(Depth::Full);
-    let mut answers: Vec<Vec<u32>> = hunt.measured("references", &prompts, |hunt| {
+    let mut answers: Vec<Vec<u32>> = hunt.measured("references", &(&prompts, tokens), |hunt| {
         let mut requests = Vec::with_capacity(prompts.len());
         for &prompt in &prompts {
             let scene = scene(&hunt.prompts()[prompt], Setting::Plain, None, hunt.seed());
             let ids = hunt.observer().encode(&scene)?;
             requests.push(Request { ids, side: Side::BASE, continuation: Vec::new() });
         }
-        let answers = hunt.observer().responses(&requests, TARGET_TOKENS, Decoding::Greedy)?;
-        Ok(answers.into_iter().map(|answer| beginning(&answer.ids)).collect())
+        let answers = hunt.observer().responses(&requests, tokens, Decoding::Greedy)?;
+        Ok(answers.into_iter().map(|answer| answer.ids).collect())
     })?;
     answers.retain(|ids| ids.len() >= MIN_REFERENCE);
     let mut references: Vec<(Vec<u32>, String)> = Vec::new();
@@ -224,8 +229,8 @@ fn projections(hunt: &Hunt<'_>, slots: &Slots<'_>, cost: &TargetCost) -> Result<
             Some(text) => text,
             None => tokenizer.decode(&ids, false)?.trim().to_owned(),
         };
-        let typed = !text.is_empty()
-            && !text.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER);
+        let typed =
+            !text.is_empty() && !text.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER);
         let change = Change::Insert { text, at: Placement::Prefix };
         if typed && !found.contains(&change) {
             found.push(change);

@@ -25,6 +25,11 @@ const OPEN: f32 = 2.0;
 /// Spread of the first mixtures' logits; equal positions would stay equal.
 const SPREAD: f32 = 0.1;
 
+/// What the mask of so many positions sums to before the first step.
+pub(super) fn starting_size(length: usize) -> f64 {
+    length as f64 * f64::from(sigmoid(OPEN))
+}
+
 /// The embedding table in both directions, made once a base.
 pub struct Embeddings {
     /// `[vocabulary, hidden]`, f32.
@@ -93,7 +98,7 @@ impl Relaxed {
         let vocabulary = self.mixture.parameters.len() / self.length;
         let probabilities: Vec<Vec<f32>> =
             self.mixture.parameters.par_chunks(vocabulary).map(softmax).collect();
-        let mask: Vec<f32> = self.mask.parameters.iter().map(|&u| 1.0 / (1.0 + (-u).exp())).collect();
+        let mask: Vec<f32> = self.mask.parameters.iter().copied().map(sigmoid).collect();
         let build = || -> candle_core::Result<(Tensor, Tensor)> {
             let device = embeddings.table.device();
             let weights = Tensor::from_vec(probabilities.concat(), (self.length, vocabulary), device)?;
@@ -152,6 +157,10 @@ impl State {
             .collect();
         Ok((rows.concat(), of_mask))
     }
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
 }
 
 fn softmax(logits: &[f32]) -> Vec<f32> {
