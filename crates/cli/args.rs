@@ -52,8 +52,7 @@ pub(crate) struct ScanArguments {
 pub(crate) struct HuntArguments {
     #[command(flatten)]
     pub(crate) models: ModelArguments,
-    /// Searches, comma separated; all of them if absent.
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help = crate::hunt::searches_help())]
     pub(crate) search: Vec<String>,
     /// An answer whose trigger is sought, if it is known.
     #[arg(long, value_name = "TEXT")]

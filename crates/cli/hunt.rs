@@ -84,6 +84,12 @@ fn searches(names: &[String]) -> Result<Vec<&'static dyn TriggerSearch>, Failure
         .collect()
 }
 
+/// The help of `--search`.
+pub(crate) fn searches_help() -> String {
+    let names: Vec<_> = SEARCHES.iter().map(|search| search.name()).collect();
+    format!("Searches, comma separated, run in this order: {}; all of them if absent", names.join(", "))
+}
+
 /// What decides the result of a hunt.
 fn settings(
     arguments: &HuntArguments,

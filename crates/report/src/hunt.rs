@@ -15,6 +15,9 @@ pub struct HuntRecord {
     pub searches: Vec<SearchRecord>,
     /// Answers that the adapted model was found to be taught, strongest first.
     pub targets: Vec<TargetRecord>,
+    /// What a relaxed trigger of each target costs, beside that of reference answers (Neural Cleanse).
+    #[serde(default)]
+    pub target_costs: Vec<TargetCostRecord>,
     /// The strongest candidates of all searches.
     pub strongest: Vec<Proposed>,
     /// What the strongest candidate stands against.
@@ -70,6 +73,34 @@ pub struct TargetRecord {
     pub log_ratio_nats: Option<f64>,
     /// Rank among paths of the same length from other first tokens.
     pub null: Option<EmpiricalP>,
+}
+
+/// How large a relaxed trigger must be to make the adapted model begin its answers with a target: Neural Cleanse
+/// (Wang et al., 2019) for inserted tokens. A taught target is cheap; ordinary ones may be so by chance too, so
+/// the index ranks targets and proves nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TargetCostRecord {
+    /// The target; its first tokens count.
+    pub text: String,
+    /// Whether it is no suspected payload but what the base answers to one benign prompt: what other targets
+    /// are compared with.
+    pub reference: bool,
+    /// The smallest size, in token positions, at which the target was reached; absent if it never was.
+    pub size: Option<f64>,
+    /// Positions of the trigger, the largest size there is.
+    pub positions: usize,
+    /// The highest mean log-probability of a target token on the adapted side, in nats.
+    pub log_probability: f64,
+    /// How many robust standard deviations (at least a quarter of a position) the size lies below the median of all
+    /// targets of this hunt, sizes counted up to that of an untouched mask; absent if the target was never reached,
+    /// or if the sizes have no scale (fewer than five, or all alike).
+    pub anomaly_index: Option<f64>,
+    /// The most probable tokens of the relaxed trigger, as text.
+    pub trigger: String,
+    /// Tokens that went through the decoder for it.
+    pub token_forwards: u64,
+    /// Of these, tokens that also went backwards.
+    pub gradient_tokens: u64,
 }
 
 /// The best score of something that is no trigger.

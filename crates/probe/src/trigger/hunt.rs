@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use inference::Side;
 use report::evidence::{Coverage, Evidence, TestedTrigger};
-use report::hunt::{HuntRecord, NullRecord, SearchRecord, TargetRecord};
+use report::hunt::{HuntRecord, NullRecord, SearchRecord, TargetCostRecord, TargetRecord};
 use report::record::Cost;
 use report::significance::empirical_p;
 
@@ -102,6 +102,8 @@ pub struct Hunt<'a> {
     pub(super) put_to_test: Vec<Change>,
     /// Candidates by how surely they lead to a payload.
     pub(super) rated: BTreeMap<Change, f64>,
+    /// What relaxed triggers of targets cost.
+    pub(super) target_costs: Vec<TargetCostRecord>,
 }
 
 impl<'a> Hunt<'a> {
@@ -139,6 +141,7 @@ impl<'a> Hunt<'a> {
             tested: Vec::new(),
             put_to_test: Vec::new(),
             rated: BTreeMap::new(),
+            target_costs: Vec::new(),
         };
         if let Some(text) = &options.target {
             let ids = observer.pair().tokenizer().encode(text, false)?;
@@ -265,6 +268,7 @@ pub fn hunt(
     });
     outcome.hunt.budget = options.limit.to_string();
     outcome.hunt.targets = hunt.targets.iter().map(|target| target.record.clone()).collect();
+    outcome.hunt.target_costs = std::mem::take(&mut hunt.target_costs);
     outcome.hunt.strongest = hunt
         .pool
         .distinct(Depth::Middle, RECORDED, PLACEMENTS_OF_ONE)

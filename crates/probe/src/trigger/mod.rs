@@ -15,6 +15,7 @@ mod evaluator;
 #[cfg(test)]
 mod fixture;
 pub mod gcg;
+mod gradient;
 pub mod hunt;
 pub mod journal;
 mod leak;

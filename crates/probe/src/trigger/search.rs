@@ -2,8 +2,10 @@
 
 use super::climb::Climb;
 use super::combine::Combine;
+use super::gcg::GcgSearch;
 use super::hunt::Hunt;
 use super::leak::Leak;
+use super::relaxed::RelaxedTriggers;
 use super::style::Style;
 use super::sweep::Sweep;
 use super::target::TargetInversion;
@@ -41,7 +43,8 @@ pub trait TriggerSearch: Sync {
 }
 
 /// Every search, in the order in which a hunt runs them.
-pub const SEARCHES: &[&dyn TriggerSearch] = &[&TargetInversion, &Style, &Leak, &Sweep, &Combine, &Climb];
+pub const SEARCHES: &[&dyn TriggerSearch] =
+    &[&TargetInversion, &Style, &Leak, &Sweep, &Combine, &Climb, &RelaxedTriggers, &GcgSearch];
 
 /// The search of this name.
 #[must_use]

@@ -102,6 +102,81 @@ impl Slot {
     }
 }
 
+/// The places of one trigger in several prompts.
+pub struct Slots<'a> {
+    pair: &'a ModelPair,
+    slots: Vec<Slot>,
+}
+
+impl<'a> Slots<'a> {
+    /// The places in these prompts.
+    ///
+    /// # Errors
+    /// If there is no prompt, or one has no place for a trigger.
+    pub fn new(pair: &'a ModelPair, prompts: &[Prompt], at: Placement, seed: u64) -> Result<Self> {
+        if prompts.is_empty() {
+            return Err(refused("expected at least one prompt, found none".into()));
+        }
+        let slots = prompts.iter().map(|prompt| Slot::new(pair, prompt, at, seed)).collect::<Result<_>>()?;
+        Ok(Self { pair, slots })
+    }
+
+    /// The models.
+    #[must_use]
+    pub fn pair(&self) -> &'a ModelPair {
+        self.pair
+    }
+
+    /// The places, one a prompt.
+    #[must_use]
+    pub fn places(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// Trigger tokens of a text.
+    ///
+    /// # Errors
+    /// If the prompts do not agree on them.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.agreed(text)?.ok_or_else(|| {
+            refused(format!(
+                "`{text}` is no trigger of its own tokens in every prompt: it merges with its neighbours"
+            ))
+        })
+    }
+
+    /// Trigger tokens of a text, if every prompt has the same.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn agreed(&self, text: &str) -> Result<Option<Vec<u32>>> {
+        let mut found: Option<Vec<u32>> = None;
+        for slot in &self.slots {
+            let own = slot.trigger(self.pair, text)?;
+            if own.is_none() || found.is_some() && found != own {
+                return Ok(None);
+            }
+            found = own;
+        }
+        Ok(found)
+    }
+
+    /// The text of trigger tokens, if every prompt with it is tokenised into just them.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn text(&self, trigger: &[u32]) -> Result<Option<String>> {
+        let mut text = None;
+        for slot in &self.slots {
+            text = slot.text(self.pair, trigger)?;
+            if text.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(text)
+    }
+}
+
 pub(super) fn refused(reason: String) -> crate::Error {
     inference::Error::Request(reason).into()
 }

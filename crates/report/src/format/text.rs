@@ -198,6 +198,17 @@ impl Page {
                 .map_or(String::new(), |nats| format!(", {nats:.1} nats a token over the base"));
             self.line(&format!("  possible payload: {}{sure}{over}", excerpt(&target.text, 60)));
         }
+        for cost in &hunt.target_costs {
+            let size = cost.size.map_or("never reached".to_owned(), |size| format!("size {size:.2}"));
+            let index =
+                cost.anomaly_index.map_or(String::new(), |index| format!(", anomaly index {index:.1}"));
+            let kind = if cost.reference { "reference" } else { "payload" };
+            self.line(&format!(
+                "  relaxed trigger of {kind} {}: {size} of {} positions{index}",
+                excerpt(&cost.text, 40),
+                cost.positions
+            ));
+        }
         for null in &hunt.nulls {
             let p = null.p.map_or(String::new(), |p| {
                 format!(": the strongest candidate has p {:.3} of {}", p.p_value, p.n_null)

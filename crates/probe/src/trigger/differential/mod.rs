@@ -7,23 +7,25 @@
 //! backdoor defense", 2022): otherwise a search would be paid for making the base less likely to say what
 //! it does not say anyway.
 
+mod conditions;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use inference::generate::{Context, Decoding};
 use inference::gradient::{Differentiated, Objective, Scored};
 use inference::{ModelPair, Prefix, Side};
+use report::record::Cost;
+use serde::{Deserialize, Serialize};
 
-use super::slot::{Slot, refused};
+use self::conditions::Conditions;
+use super::slot::{Slot, Slots, refused};
 use crate::error::Result;
-use crate::observe::{Distributions, Observer, Request};
-use crate::progress::Silent;
 use crate::prompt::{Placement, Prompt};
 
 /// What the trigger is to bring about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Goal {
     /// That the response begins with these tokens.
     Target(Vec<u32>),
@@ -32,17 +34,8 @@ pub enum Goal {
     Divergence(usize),
 }
 
-/// What a search has run, in tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SearchCost {
-    /// Tokens that went through the decoder, those that were differentiated included.
-    pub token_forwards: u64,
-    /// Tokens whose pass was differentiated; a backward pass costs about as much as a forward pass again.
-    pub token_backwards: u64,
-}
-
 /// The value of a trigger, in nats.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Value {
     /// `J`; the search raises it.
     pub objective: f64,
@@ -54,25 +47,13 @@ pub struct Value {
 
 /// A goal on some prompts, with what all candidates share computed once.
 pub struct Differential<'a> {
-    pair: &'a ModelPair,
-    slots: Vec<Slot>,
+    slots: Slots<'a>,
     adapted: Vec<Conditions>,
     base: Vec<Conditions>,
     target: Vec<u32>,
     side: Side,
     lambda: f64,
-    cost: Cell<SearchCost>,
-}
-
-/// What one prompt is on one side.
-struct Conditions {
-    /// Keys and values of the tokens before the trigger.
-    before: Arc<Prefix>,
-    /// For divergences: the base's answer, and this side's distributions along it without a trigger.
-    continuation: Vec<u32>,
-    reference: Distributions,
-    /// The objective without a trigger.
-    floor: f64,
+    cost: Cell<Cost>,
 }
 
 /// Candidates whose base rows are run together; the search stops as soon as no other can win.
@@ -92,14 +73,10 @@ impl<'a> Differential<'a> {
         lambda: f64,
         seed: u64,
     ) -> Result<Self> {
-        if prompts.is_empty() {
-            return Err(refused("expected at least one prompt, found none".into()));
-        }
+        let slots = Slots::new(pair, prompts, at, seed)?;
         if !(lambda >= 0.0 && lambda.is_finite()) {
             return Err(refused(format!("expected a weight of the base of at least 0, found {lambda}")));
         }
-        let slots: Vec<Slot> =
-            prompts.iter().map(|prompt| Slot::new(pair, prompt, at, seed)).collect::<Result<_>>()?;
         let target = match goal {
             Goal::Target(target) if target.is_empty() => {
                 return Err(refused("expected a target of at least one token, found none".into()));
@@ -111,7 +88,6 @@ impl<'a> Differential<'a> {
             Goal::Divergence(_) => Vec::new(),
         };
         let mut prepared = Self {
-            pair,
             slots,
             adapted: Vec::new(),
             base: Vec::new(),
@@ -130,53 +106,40 @@ impl<'a> Differential<'a> {
     /// The models.
     #[must_use]
     pub fn pair(&self) -> &'a ModelPair {
-        self.pair
+        self.slots.pair()
+    }
+
+    fn places(&self) -> &[Slot] {
+        self.slots.places()
     }
 
     /// What was run so far.
     #[must_use]
-    pub fn cost(&self) -> SearchCost {
+    pub fn cost(&self) -> Cost {
         self.cost.get()
     }
 
     /// Tokens of the first prompt with a trigger and the target.
     #[must_use]
     pub fn sequence_len(&self, trigger: &[u32]) -> usize {
-        let around = self.slots.first().map_or(0, |slot| slot.before.len() + slot.after.len());
+        let around = self.places().first().map_or(0, |slot| slot.before.len() + slot.after.len());
         around + trigger.len() + self.target.len()
     }
 
-    /// Trigger tokens of a text.
+    /// Trigger tokens of a text; see [`Slots::encode`].
     ///
     /// # Errors
     /// If the prompts do not agree on them.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let mut found: Option<Vec<u32>> = None;
-        for slot in &self.slots {
-            let own = slot.trigger(self.pair, text)?;
-            if own.is_none() || found.is_some() && found != own {
-                return Err(refused(format!(
-                    "`{text}` is no trigger of its own tokens in every prompt: it merges with its neighbours"
-                )));
-            }
-            found = own;
-        }
-        found.ok_or_else(|| refused("expected at least one prompt, found none".into()))
+        self.slots.encode(text)
     }
 
-    /// The text of trigger tokens, if every prompt with it is tokenised into just them.
+    /// The text of trigger tokens; see [`Slots::text`].
     ///
     /// # Errors
     /// If the tokenizer fails.
     pub fn text(&self, trigger: &[u32]) -> Result<Option<String>> {
-        let mut text = None;
-        for slot in &self.slots {
-            text = slot.text(self.pair, trigger)?;
-            if text.is_none() {
-                return Ok(None);
-            }
-        }
-        Ok(text)
+        self.slots.text(trigger)
     }
 
     /// The best of some triggers of one length and its value; of equals, the first.
@@ -219,8 +182,9 @@ impl<'a> Differential<'a> {
         embeddings: Option<&Tensor>,
         base_rises: &[f64],
     ) -> Result<(Tensor, Value)> {
-        let share = 1.0 / self.slots.len() as f64;
-        let contexts: Vec<Vec<u32>> = self.slots.iter().map(|slot| [trigger, &slot.after].concat()).collect();
+        let share = 1.0 / self.places().len() as f64;
+        let contexts: Vec<Vec<u32>> =
+            self.places().iter().map(|slot| [trigger, &slot.after].concat()).collect();
         let mut parts = Vec::new();
         let mut add = |conditions: &'_ [Conditions], side: Side, weights: &dyn Fn(usize) -> f64| {
             for (i, _) in conditions.iter().enumerate() {
@@ -249,7 +213,7 @@ impl<'a> Differential<'a> {
             .collect();
         let tokens: usize = differentiated.iter().map(|part| part.scored.fed_len()).sum();
         self.count(tokens, tokens);
-        let gradients = self.pair.objective_gradients(&differentiated)?;
+        let gradients = self.pair().objective_gradients(&differentiated)?;
         let (mut total, mut adapted, mut rises): (Option<Tensor>, f64, Vec<f64>) = (None, 0.0, Vec::new());
         for (&(base, i, _), gradient) in parts.iter().zip(gradients) {
             let value = terms * sum(&gradient.terms);
@@ -269,7 +233,7 @@ impl<'a> Differential<'a> {
     }
 
     fn value(&self, adapted: f64, base_rises: Vec<f64>) -> Value {
-        let hinge = base_rises.iter().map(|rise| rise.max(0.0)).sum::<f64>() / self.slots.len() as f64;
+        let hinge = base_rises.iter().map(|rise| rise.max(0.0)).sum::<f64>() / self.places().len() as f64;
         Value { objective: adapted - self.lambda * hinge, adapted, base_rises }
     }
 
@@ -280,8 +244,8 @@ impl<'a> Differential<'a> {
 
     /// Values on the adapted side, prompt by prompt: `[prompts][candidates]`, flat.
     fn adapted_values(&self, candidates: &[Vec<u32>], shared: &[u32]) -> Result<Vec<f64>> {
-        let mut contexts = Vec::with_capacity(self.slots.len() * candidates.len());
-        for (slot, conditions) in self.slots.iter().zip(&self.adapted) {
+        let mut contexts = Vec::with_capacity(self.places().len() * candidates.len());
+        for (slot, conditions) in self.places().iter().zip(&self.adapted) {
             let prefixes = self.longer_prefixes(slot, conditions, candidates, shared)?;
             for candidate in candidates {
                 let agreed = agreement(candidate, shared);
@@ -317,7 +281,7 @@ impl<'a> Differential<'a> {
             let ids = [&slot.before, &shared[..agreed]].concat();
             if count * agreed > ids.len() {
                 self.count(ids.len(), 0);
-                prefixes.insert(agreed, self.pair.prefix(&ids, conditions.before.side)?);
+                prefixes.insert(agreed, self.pair().prefix(&ids, conditions.before.side)?);
             }
         }
         Ok(prefixes)
@@ -330,7 +294,7 @@ impl<'a> Differential<'a> {
             return Ok(rises);
         }
         let contexts: Vec<Vec<u32>> = self
-            .slots
+            .places()
             .iter()
             .flat_map(|slot| candidates.iter().map(|candidate| [candidate, slot.after.as_slice()].concat()))
             .collect();
@@ -366,7 +330,7 @@ impl<'a> Differential<'a> {
     fn values(&self, scored: &[Scored<'_>]) -> Result<Vec<f64>> {
         self.count(scored.iter().map(Scored::fed_len).sum(), 0);
         let share = self.term_share();
-        Ok(self.pair.objective_terms(scored)?.iter().map(|terms| share * sum(terms)).collect())
+        Ok(self.pair().objective_terms(scored)?.iter().map(|terms| share * sum(terms)).collect())
     }
 
     /// Means over prompts of `[prompts][candidates]`.
@@ -374,70 +338,16 @@ impl<'a> Differential<'a> {
         let mut means = vec![0.0; candidates];
         for of_prompt in values.chunks(candidates.max(1)) {
             for (mean, value) in means.iter_mut().zip(of_prompt) {
-                *mean += value / self.slots.len() as f64;
+                *mean += value / self.places().len() as f64;
             }
         }
         means
     }
 
-    fn conditions(&self, side: Side, goal: &Goal) -> Result<Vec<Conditions>> {
-        let mut known: BTreeMap<&[u32], Arc<Prefix>> = BTreeMap::new();
-        let mut conditions = Vec::new();
-        let references = match goal {
-            Goal::Target(_) => vec![(Vec::new(), Distributions::new()); self.slots.len()],
-            Goal::Divergence(positions) => self.references(side, *positions)?,
-        };
-        for (slot, (continuation, reference)) in self.slots.iter().zip(references) {
-            let before = match known.get(slot.before.as_slice()) {
-                Some(prefix) => prefix.clone(),
-                None => {
-                    self.count(slot.before.len(), 0);
-                    let prefix = self.pair.prefix(&slot.before, side)?;
-                    known.insert(&slot.before, prefix.clone());
-                    prefix
-                }
-            };
-            conditions.push(Conditions { before, continuation, reference, floor: 0.0 });
-        }
-        // Without a trigger a divergence is zero; a target has the probability that it has.
-        if !self.target.is_empty() {
-            let objective = Objective::LogProbability { target: &self.target };
-            let scored: Vec<Scored<'_>> = self
-                .slots
-                .iter()
-                .map(|slot| Scored { side, prefix: None, context: &slot.clean, objective })
-                .collect();
-            for (conditions, floor) in conditions.iter_mut().zip(self.values(&scored)?) {
-                conditions.floor = floor;
-            }
-        }
-        Ok(conditions)
-    }
-
-    /// For each prompt without a trigger, the base's first greedy tokens and this side's distributions along them.
-    fn references(&self, side: Side, positions: usize) -> Result<Vec<(Vec<u32>, Distributions)>> {
-        let contexts: Vec<Context<'_>> = self
-            .slots
-            .iter()
-            .map(|slot| Context { ids: &slot.clean, side: Side::BASE, prefix: None })
-            .collect();
-        let continuations = self.pair.generate(&contexts, positions - 1, Decoding::Greedy)?;
-        let requests: Vec<Request> = self
-            .slots
-            .iter()
-            .zip(&continuations)
-            .map(|(slot, found)| Request { ids: slot.clean.clone(), side, continuation: found.ids.clone() })
-            .collect();
-        let observer = Observer::new(self.pair, &Silent);
-        let distributions = observer.distributions(&requests)?;
-        self.count(observer.cost().token_forwards as usize, 0);
-        Ok(continuations.into_iter().map(|found| found.ids).zip(distributions).collect())
-    }
-
     fn count(&self, forwards: usize, backwards: usize) {
         let mut cost = self.cost.get();
         cost.token_forwards += forwards as u64;
-        cost.token_backwards += backwards as u64;
+        cost.gradient_tokens += backwards as u64;
         self.cost.set(cost);
     }
 }

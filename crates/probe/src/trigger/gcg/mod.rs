@@ -5,6 +5,8 @@
 //! exchanges of single tokens among the `top_k` most promising of each position, drops those whose text is
 //! tokenised into something else, and keeps the best of the rest, even where it is worse than what it replaces.
 
+mod search;
+
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
@@ -12,13 +14,16 @@ use inference::gradient::TokenScorer;
 use rand::RngExt as _;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+pub(super) use search::GcgSearch;
 
 use super::differential::{Differential, Value};
 use super::slot::refused;
 use crate::error::Result;
 
 /// How a search draws its candidates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct GcgConfig {
     /// Candidates drawn a step; those that do not survive their own text are fewer.
     pub search_width: usize,
@@ -41,7 +46,7 @@ impl GcgConfig {
 }
 
 /// Where a search stands.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trigger {
     /// Its tokens in a prompt.
     pub ids: Vec<u32>,
@@ -52,7 +57,7 @@ pub struct Trigger {
 }
 
 /// One step of a search.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// Number of the step, from 0.
     pub index: u64,

@@ -1,0 +1,243 @@
+//! The gradient search of a hunt: from the best candidates, and from nothing, towards each target.
+
+use std::cell::OnceCell;
+
+use super::{Gcg, GcgConfig, Step, Trigger};
+use crate::error::Result;
+use crate::progress;
+use crate::prompt::{Change, Placement};
+use crate::trigger::differential::{Differential, Goal};
+use crate::trigger::gradient::{prompts, propose, slots, targets};
+use crate::trigger::hunt::{Hunt, difference};
+use crate::trigger::pool::{Depth, Found};
+use crate::trigger::search::{Role, TriggerSearch};
+use crate::trigger::slot::Slots;
+
+/// Candidates of a step, and tokens of each position that they are drawn from. The authors draw 512 from 256; a
+/// share of a hunt would pay for a dozen of such steps.
+const SEARCH_WIDTH: usize = 96;
+const TOP_K: usize = 96;
+/// Weight of the base.
+const LAMBDA: f64 = 1.0;
+/// Steps of one run, and steps without gain after which it ends.
+const STEPS: u64 = 64;
+const PATIENCE: usize = 16;
+/// Tokens of a target that count: an answer that has begun goes on by itself.
+const TARGET_TOKENS: usize = 5;
+/// Targets; for each, candidates of the pool that a run starts from, beside one start from filler.
+const TARGETS: usize = 3;
+const STARTS: usize = 2;
+/// Tokens of a start from filler; shorter candidates are filled up to so many.
+const FILLED: usize = 4;
+/// What fills a start, by preference: the authors' mark, then what other tokenizers take for a token of its own.
+const FILLERS: &[&str] = &["!", "x", "."];
+/// Positions whose distributions are compared where no target is known.
+const POSITIONS: usize = 4;
+/// Best triggers of a run that become candidates.
+const PROPOSED: usize = 6;
+/// Part of a run's budget that is kept for them.
+const KEPT_PART: f64 = 0.1;
+
+/// Greedy coordinate gradient.
+pub(in crate::trigger) struct GcgSearch;
+
+impl TriggerSearch for GcgSearch {
+    fn name(&self) -> &'static str {
+        "gcg"
+    }
+
+    fn about(&self) -> &'static str {
+        "tokens exchanged along the gradient of a payload's probability, or of the divergence where none is known"
+    }
+
+    fn role(&self) -> Role {
+        Role::Refine
+    }
+
+    fn share(&self) -> f64 {
+        2.0
+    }
+
+    fn run(&self, hunt: &mut Hunt<'_>) -> Result<()> {
+        let runs = runs(hunt)?;
+        hunt.observer().progress().stage("gcg", runs.len() * STEPS as usize);
+        for (index, run) in runs.iter().enumerate() {
+            if hunt.exhausted() {
+                break;
+            }
+            let left = hunt.budget().left();
+            let part = left / (runs.len() - index) as f64;
+            search(hunt, run, left - (1.0 - KEPT_PART) * part)?;
+        }
+        Ok(())
+    }
+}
+
+/// One search: what it raises and where it begins.
+struct Run {
+    goal: Goal,
+    at: Placement,
+    start: String,
+    parents: Vec<String>,
+}
+
+impl Run {
+    fn target(&self) -> Option<&[u32]> {
+        match &self.goal {
+            Goal::Target(ids) => Some(ids),
+            Goal::Divergence(_) => None,
+        }
+    }
+}
+
+/// The first start of every goal, then the second of every goal: wherever the budget ends, each had its turn.
+fn runs(hunt: &Hunt<'_>) -> Result<Vec<Run>> {
+    let mut goals: Vec<(Goal, Option<usize>)> = Vec::new();
+    for (ids, _) in targets(hunt, TARGETS, TARGET_TOKENS) {
+        let index = hunt.targets().iter().position(|target| target.ids.starts_with(&ids));
+        goals.push((Goal::Target(ids), index));
+    }
+    if goals.is_empty() {
+        goals.push((Goal::Divergence(POSITIONS), None));
+    }
+    let mut by_goal = Vec::new();
+    for (goal, index) in &goals {
+        by_goal.push(starts(hunt, goal, *index)?);
+    }
+    let longest = by_goal.iter().map(Vec::len).max().unwrap_or(0);
+    let mut in_turns = Vec::new();
+    let mut by_goal: Vec<_> = by_goal.into_iter().map(Vec::into_iter).collect();
+    for _ in 0..longest {
+        in_turns.extend(by_goal.iter_mut().filter_map(Iterator::next));
+    }
+    Ok(in_turns)
+}
+
+/// The strongest candidates of the pool, by the rise of the target's first token where that was measured, filled up
+/// to a length that has room for a trigger; then filler alone.
+fn starts(hunt: &Hunt<'_>, goal: &Goal, target: Option<usize>) -> Result<Vec<Run>> {
+    let height = |found: &Found| {
+        let rise = target.and_then(|target| found.score.targets.get(target));
+        rise.copied().unwrap_or(f64::NEG_INFINITY)
+    };
+    let mut found: Vec<&Found> = hunt.pool().distinct(Depth::Middle, usize::MAX, 1);
+    // A stable sort: without a target they stay in the order of their divergence.
+    found.sort_by(|a, b| height(b).total_cmp(&height(a)));
+    let mut starts: Vec<Run> = Vec::new();
+    for found in found {
+        let Change::Insert { text, at } = &found.change else { continue };
+        if starts.len() == STARTS {
+            break;
+        }
+        let Some(slots) = slots(hunt, *at)? else { continue };
+        if let Some(start) = filled(hunt, &slots, text.trim(), *at)? {
+            let new = starts.iter().all(|known| known.start != start);
+            if new {
+                starts.push(Run { goal: goal.clone(), at: *at, start, parents: vec![text.clone()] });
+            }
+        }
+    }
+    if let Some(slots) = slots(hunt, Placement::Prefix)?
+        && let Some(start) = filled(hunt, &slots, "", Placement::Prefix)?
+    {
+        starts.push(Run { goal: goal.clone(), at: Placement::Prefix, start, parents: Vec::new() });
+    }
+    Ok(starts)
+}
+
+/// The text with as much filler beside it as makes [`FILLED`] tokens, or what comes nearest within the hunt's
+/// lengths; `None` if no filler gives a text that is the same tokens in every prompt.
+fn filled(hunt: &Hunt<'_>, slots: &Slots<'_>, text: &str, at: Placement) -> Result<Option<String>> {
+    let range = hunt.length();
+    let wanted = FILLED.clamp(*range.start(), *range.end());
+    for filler in FILLERS {
+        for count in 0..=wanted {
+            let filling = vec![*filler; count].join(" ");
+            let parts = match at {
+                // What was found stays next to the edge that it was found at.
+                Placement::Suffix | Placement::System => [filling.as_str(), text],
+                _ => [text, filling.as_str()],
+            };
+            let start = parts.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(" ");
+            let Some(ids) = slots.agreed(&start)? else { continue };
+            if ids.len() >= wanted && range.contains(&ids.len()) && slots.text(&ids)?.is_some() {
+                return Ok(Some(start));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Steps until no more than `end` of the share is left; then the best of them become candidates.
+fn search(hunt: &mut Hunt<'_>, run: &Run, end: f64) -> Result<()> {
+    let config = GcgConfig {
+        search_width: SEARCH_WIDTH,
+        top_k: TOP_K,
+        replacements: 1,
+        ascii: true,
+        seed: hunt.seed(),
+    };
+    let (pair, prompts) = (hunt.observer().pair(), prompts(hunt));
+    // Made when they are needed: a resumed hunt reads its steps and may run none.
+    let (differential, gcg) = (OnceCell::new(), OnceCell::new());
+    let gcg = |hunt: &Hunt<'_>| -> Result<&Gcg<'_, '_>> {
+        let differential = made(&differential, || {
+            Differential::new(pair, &prompts, run.at, &run.goal, hunt.adapted(), LAMBDA, hunt.seed())
+        })?;
+        made(&gcg, || Gcg::new(config, differential))
+    };
+    let about = (config, &run.goal, run.at);
+    let mut current: Trigger = hunt.measured("gcg-start", &(about, &run.start), |hunt| {
+        let gcg = gcg(hunt)?;
+        let start = gcg.start(&run.start)?;
+        // What all steps have in common was run for the start.
+        hunt.observer().charge(gcg.differential.cost());
+        Ok(start)
+    })?;
+    let mut best = current.value.objective;
+    let mut seen = vec![current.clone()];
+    let mut without_gain = 0;
+    for index in 0..STEPS {
+        if hunt.budget().left() <= end || without_gain == PATIENCE {
+            break;
+        }
+        hunt.observer().progress().advance(1);
+        let step: Step = hunt.measured("gcg", &(about, index, &current), |hunt| {
+            progress::check(hunt.observer().progress())?;
+            let gcg = gcg(hunt)?;
+            let before = gcg.differential.cost();
+            let step = gcg.step(&current, index)?;
+            hunt.observer().charge(difference(gcg.differential.cost(), before));
+            Ok(step)
+        })?;
+        current = step.trigger;
+        without_gain = if current.value.objective > best { 0 } else { without_gain + 1 };
+        best = best.max(current.value.objective);
+        seen.push(current.clone());
+    }
+    hunt.observer().progress().note(&format!(
+        "gcg: {:.2} to {best:.2} nats in {} steps",
+        seen[0].value.objective,
+        seen.len() - 1
+    ));
+    // A stable sort: of equals, the first that was seen.
+    seen.sort_by(|a, b| b.value.objective.total_cmp(&a.value.objective));
+    let mut found: Vec<Change> = Vec::new();
+    for trigger in seen {
+        let change = Change::Insert { text: trigger.text, at: run.at };
+        if found.len() < PROPOSED && !found.contains(&change) {
+            found.push(change);
+        }
+    }
+    propose(hunt, &found, run.target(), &run.parents)
+}
+
+fn made<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+    match cell.get() {
+        Some(made) => Ok(made),
+        None => {
+            let value = make()?;
+            Ok(cell.get_or_init(|| value))
+        }
+    }
+}
