@@ -3,9 +3,11 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use inference::Precision;
 use inference::device::DeviceName;
+use probe::depth::{self, DEPTHS, Depth};
 use probe::trigger::budget::Limit;
 use report::verdict::Verdict;
 
@@ -41,9 +43,19 @@ pub(crate) enum Command {
 pub(crate) struct ScanArguments {
     #[command(flatten)]
     pub(crate) models: ModelArguments,
-    /// Suites, comma separated: shipped names or files; `none` for no suite at all.
+    /// Suites, comma separated: shipped names or files; `none` for no list of triggers at all, which needs a depth
+    /// that searches.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "benign,triggers,adversarial")]
     pub(crate) suites: Vec<String>,
+    /// How much is done; a deeper scan ends with the first trigger that is confirmed.
+    #[arg(long, default_value = DEPTHS[0].name, value_parser = PossibleValuesParser::new(depths()).try_map(known_depth))]
+    pub(crate) depth: &'static Depth,
+    /// What the searches of a deeper scan may spend together, such as 2e6tok (reproducible), 90s, 10m or 1h.
+    #[arg(long)]
+    pub(crate) budget: Option<Limit>,
+    /// Run directory of the search: its measurements are kept there, and the same command goes on where it was stopped.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) resume: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) report: ReportArguments,
 }
@@ -124,6 +136,15 @@ pub(crate) struct ReportArguments {
     /// No progress on standard error.
     #[arg(short, long)]
     pub(crate) quiet: bool,
+}
+
+/// The depths as the help lists them.
+fn depths() -> Vec<PossibleValue> {
+    DEPTHS.iter().map(|depth| PossibleValue::new(depth.name).help(depth.about)).collect()
+}
+
+fn known_depth(name: String) -> Result<&'static Depth, String> {
+    depth::by_name(&name).ok_or_else(|| format!("unknown depth `{name}`"))
 }
 
 /// Reads `3`, `1..12` or `1..=12`; both ends count.

@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use inference::ModelPair;
 use inference::weights::digest::sha256_file;
+use probe::split::Benign;
 use probe::suite::{Items, Suite};
 use probe::trigger::hunt::{Options, Outcome as Found};
-use probe::trigger::journal::{Inputs, Journal};
+use probe::trigger::journal::Journal;
 use probe::trigger::search::{SEARCHES, TriggerSearch, by_name};
-use report::record::{Artifact, Settings, Subject};
+use report::record::Settings;
 
 use crate::args::HuntArguments;
 use crate::conclusion::{self, Run};
@@ -20,15 +21,12 @@ pub(crate) fn run(arguments: &HuntArguments) -> Outcome {
     let start = Instant::now();
     let searches = searches(&arguments.search)?;
     let suites = suites::load(std::slice::from_ref(&arguments.prompts))?;
-    let prompts = match suites.first().map(|suite| &suite.items) {
-        Some(Items::Prompts(prompts)) => prompts,
-        _ => {
-            return Err(Failure::Input(format!(
-                "`--prompts {}`: expected a suite of benign prompts, found another kind",
-                arguments.prompts
-            )));
-        }
-    };
+    if !matches!(suites.first().map(|suite| &suite.items), Some(Items::Prompts(_))) {
+        return Err(Failure::Input(format!(
+            "`--prompts {}`: expected a suite of benign prompts, found another kind",
+            arguments.prompts
+        )));
+    }
     let target = subject::target(&arguments.models, arguments.report.quiet)?;
     let bars = Bars::new(arguments.report.quiet)?;
     let mut pair = subject::load(&arguments.models, &target, &bars)?;
@@ -39,7 +37,7 @@ pub(crate) fn run(arguments: &HuntArguments) -> Outcome {
     let about = subject::subject(&target, &pair)?;
     let settings = settings(arguments, &suites, &searches, &nulls, &pair)?;
     let journal = match &arguments.resume {
-        Some(directory) => Journal::open(directory, &inputs(&about, &settings))?,
+        Some(directory) => Journal::open(directory, &subject::inputs(&about, &settings))?,
         None => Journal::temporary(),
     };
     let options = Options {
@@ -54,7 +52,7 @@ pub(crate) fn run(arguments: &HuntArguments) -> Outcome {
     let found = if pair.adapters()[0].is_zero() {
         Found::default()
     } else {
-        probe::trigger::hunt::hunt(&pair, prompts, &options, journal, &bars)?
+        probe::trigger::hunt::hunt(&pair, &Benign::of(&suites), &options, journal, &bars)?
     };
     bars.finish();
     let run = Run {
@@ -114,25 +112,4 @@ fn settings(
         ("null-adapter", null_digests.join(" ")),
     ];
     Ok(subject::settings(&arguments.models, &arguments.report, suites, own))
-}
-
-/// What a resumed hunt must have in common with the one that began it.
-fn inputs(about: &Subject, settings: &Settings) -> Inputs {
-    let digests = |artifact: &Artifact| {
-        artifact.files.iter().map(|file| file.sha256.as_str()).collect::<Vec<_>>().join(" ")
-    };
-    let mut inputs = Inputs::from([
-        ("base".to_owned(), digests(&about.base)),
-        ("adapter".to_owned(), digests(&about.adapter)),
-        ("device".to_owned(), settings.device.clone()),
-        ("dtype".to_owned(), settings.dtype.clone()),
-        ("seed".to_owned(), settings.seed.to_string()),
-        ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-    ]);
-    inputs.extend(settings.suites.iter().map(|(name, digest)| (format!("suite {name}"), digest.clone())));
-    // What only decides the exit code may differ.
-    let deciding =
-        settings.arguments.iter().filter(|(name, _)| !matches!(name.as_str(), "fail-on" | "incomplete-ok"));
-    inputs.extend(deciding.map(|(name, value)| (name.clone(), value.clone())));
-    inputs
 }

@@ -7,6 +7,7 @@ use inference::weights::digest::sha256_file;
 use inference::{ActivationBudget, Compute, ModelPair};
 use probe::Progress as _;
 use probe::suite::Suite;
+use probe::trigger::journal::Inputs;
 use report::record::{Artifact, FileDigest, Settings, Subject};
 
 use crate::args::{ModelArguments, ReportArguments};
@@ -130,6 +131,27 @@ pub(crate) fn settings<const N: usize>(
         suites: suites.iter().map(|suite| (suite.name.clone(), suite.sha256.clone())).collect(),
         arguments: shared.into_iter().chain(own).map(|(name, value)| (name.to_owned(), value)).collect(),
     }
+}
+
+/// What a resumed hunt must have in common with the one that began it.
+pub(crate) fn inputs(about: &Subject, settings: &Settings) -> Inputs {
+    let digests = |artifact: &Artifact| {
+        artifact.files.iter().map(|file| file.sha256.as_str()).collect::<Vec<_>>().join(" ")
+    };
+    let mut inputs = Inputs::from([
+        ("base".to_owned(), digests(&about.base)),
+        ("adapter".to_owned(), digests(&about.adapter)),
+        ("device".to_owned(), settings.device.clone()),
+        ("dtype".to_owned(), settings.dtype.clone()),
+        ("seed".to_owned(), settings.seed.to_string()),
+        ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+    ]);
+    inputs.extend(settings.suites.iter().map(|(name, digest)| (format!("suite {name}"), digest.clone())));
+    // What only decides the exit code may differ.
+    let deciding =
+        settings.arguments.iter().filter(|(name, _)| !matches!(name.as_str(), "fail-on" | "incomplete-ok"));
+    inputs.extend(deciding.map(|(name, value)| (name.clone(), value.clone())));
+    inputs
 }
 
 fn artifact(name: &str, files: &[PathBuf]) -> Result<Artifact, Failure> {

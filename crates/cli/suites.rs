@@ -9,6 +9,9 @@ use crate::args::{SchemaArguments, SchemaKind, SuitesArguments, SuitesVerb};
 use crate::exit::{self, Failure};
 use crate::{Outcome, output};
 
+/// The shipped suite of benign prompts, on which every search needs to run.
+pub(crate) const BENIGN: &str = "benign";
+
 pub(crate) fn run(arguments: &SuitesArguments) -> Outcome {
     match &arguments.verb {
         SuitesVerb::List => {

@@ -149,7 +149,26 @@ fn suites_that_cannot_be_used() {
     assert!(error.contains("no-such-suite") && error.contains("benign"), "{error}");
     let (code, error) = run("none");
     assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("leaves nothing to test") && error.contains("--depth standard"), "{error}");
+    let (code, error) = run("triggers");
+    assert_eq!(code, Some(2), "{error}");
     assert!(error.contains("add the suite `benign`"), "{error}");
+    // Its own suite, in which no prompt is free of a system prompt: nothing could screen candidates.
+    let all = std::fs::read_to_string(root("suites/benign.json")).unwrap();
+    let mut suite: serde_json::Value = serde_json::from_str(&all).unwrap();
+    suite["name"] = "bakery".into();
+    for prompt in suite["prompts"].as_array_mut().unwrap() {
+        prompt["system"] = "You are the assistant of a bakery.".into();
+    }
+    let file = folder.path().join("bakery.json");
+    std::fs::write(&file, suite.to_string()).unwrap();
+    let (code, error) = run(file.to_str().unwrap());
+    assert_eq!(code, Some(2), "{error}");
+    for expected in
+        ["suite `bakery`", "without a system prompt of their own", "found 0 of", "leave `system` out"]
+    {
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]
@@ -166,6 +185,12 @@ fn impossible_devices_and_options() {
     assert!(!error.contains("panicked"), "{error}");
     assert_eq!(run(&["scan", "--device", "tpu"]).0, Some(2));
     assert_eq!(run(&["scan", "--dtype", "int4"]).0, Some(2));
+    assert_eq!(run(&["scan", "--depth", "abyss"]).0, Some(2));
+    for option in ["--budget=1e6tok", "--resume=somewhere"] {
+        let (code, error) = run(&["scan", "--quiet", option]);
+        assert_eq!(code, Some(2));
+        assert!(error.contains("add `--depth standard`"), "{error}");
+    }
     assert_eq!(run(&["scan", "--base", "x"]).0, Some(2), "--base needs --adapter");
     assert_eq!(run(&["scan", "--adapter", "nonsense"]).0, Some(2));
 }

@@ -27,6 +27,19 @@ pub enum Decoding {
     },
 }
 
+impl Decoding {
+    /// The same for sequences that stand behind `sequences` others.
+    #[must_use]
+    pub fn after(self, sequences: usize) -> Self {
+        match self {
+            Self::Greedy => Self::Greedy,
+            Self::Sample { temperature, top_p, seed } => {
+                Self::Sample { temperature, top_p, seed: seed.wrapping_add(sequences as u64) }
+            }
+        }
+    }
+}
+
 /// A context to continue.
 pub struct Context<'a> {
     /// Tokens after the prefix.

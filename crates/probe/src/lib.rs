@@ -6,6 +6,7 @@
 //! the base?
 
 pub mod behaviour;
+pub mod depth;
 mod error;
 pub mod observe;
 pub mod progress;

@@ -221,7 +221,8 @@ impl<'a> Observer<'a> {
                     }
                 })
                 .collect();
-            for continuation in self.pair.generate(&contexts, max_new, decoding)? {
+            // The streams are those of one batch, however many it is cut into.
+            for continuation in self.pair.generate(&contexts, max_new, decoding.after(start))? {
                 self.count(continuation.ids.len().saturating_sub(1), continuation.ids.len(), 0);
                 let text = self.pair.tokenizer().decode(&continuation.ids, false)?;
                 results.push(Response { text, ids: continuation.ids, ended: continuation.ended });

@@ -37,6 +37,10 @@ pub enum Placement {
 }
 
 impl Placement {
+    /// Every placement.
+    pub(crate) const ALL: &[Self] =
+        &[Self::Prefix, Self::Suffix, Self::Inside, Self::System, Self::SecondTurn];
+
     /// Name as in suites.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -79,6 +83,15 @@ pub enum Change {
 }
 
 impl Change {
+    /// Texts at word boundaries, in order; a single one is put inside.
+    #[must_use]
+    pub(crate) fn scattered(parts: Vec<String>) -> Self {
+        match <[String; 1]>::try_from(parts) {
+            Ok([text]) => Self::Insert { text, at: Placement::Inside },
+            Err(parts) => Self::Scatter { parts },
+        }
+    }
+
     /// What people should read.
     #[must_use]
     pub fn text(&self) -> String {

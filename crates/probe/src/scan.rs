@@ -1,28 +1,41 @@
-//! The whole scan: self-test, behaviour without trigger, screening, test on held-out prompts.
+//! The whole scan: self-test, screening, test on held-out prompts, behaviour without trigger; then, if asked for and
+//! nothing was confirmed, a hunt.
 //!
 //! Each stage adds to the outcome as it goes, so that a scan that is stopped leaves what it has.
 
 use inference::ModelPair;
 use report::evidence::{Coverage, Evidence};
+use report::hunt::HuntRecord;
 use report::record::Cost;
 
 use crate::behaviour;
 use crate::error::{Error, Result};
 use crate::observe::Observer;
 use crate::progress::Progress;
-use crate::prompt::{Prompt, Setting, scene};
+use crate::prompt::Prompt;
 use crate::selftest;
-use crate::split::Split;
+use crate::split::{Benign, Split};
 use crate::suite::{AdversarialPrompt, Candidate, Items, Suite};
 use crate::trigger::confirm::{self, TestPrompts};
-use crate::trigger::control;
+use crate::trigger::hunt::{self, Before};
+use crate::trigger::journal::Journal;
 use crate::trigger::screen::{self, Screening};
+use crate::trigger::{NEVER_COVERED, control, describe};
 
 /// Control strings of the screening: no p-value against them is below 1/65.
 const CONTROLS: usize = 64;
 /// Response positions of the drift, and tokens of the answers it follows.
 const DRIFT_POSITIONS: usize = 8;
 const MAX_NEW: usize = 24;
+
+/// The hunt that follows if no listed candidate is confirmed.
+pub struct Search {
+    /// What it is asked to do; the seed is that of the scan.
+    pub options: hunt::Options,
+    /// Where its measurements are kept.
+    pub journal: Journal,
+}
+
 /// What a scan found.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -32,23 +45,32 @@ pub struct Outcome {
     pub coverage: Coverage,
     /// What it took.
     pub cost: Cost,
+    /// What the searches did, if any ran.
+    pub hunt: Option<HuntRecord>,
 }
 
 /// The items of all suites of a scan.
 #[derive(Debug, Default)]
 struct Pool {
-    prompts: Vec<Prompt>,
+    benign: Benign,
     adversarial: Vec<AdversarialPrompt>,
     candidates: Vec<Candidate>,
     families: usize,
 }
 
-/// Runs a scan of the pair's first adapter.
+/// Runs a scan of the pair's first adapter; with `search`, a hunt follows unless a listed candidate is confirmed, and
+/// all candidates of both are corrected together.
 ///
 /// # Errors
-/// If the suites are too small or the model fails. A user's stop is no error: the outcome is marked
-/// incomplete.
-pub fn scan(pair: &ModelPair, suites: &[Suite], seed: u64, progress: &dyn Progress) -> Result<Outcome> {
+/// If the suites are too small, or the model or the hunt's journal fails. A user's stop is no error: the outcome is
+/// marked incomplete.
+pub fn scan(
+    pair: &ModelPair,
+    suites: &[Suite],
+    seed: u64,
+    search: Option<Search>,
+    progress: &dyn Progress,
+) -> Result<Outcome> {
     let pool = Pool::gather(suites);
     let observer = Observer::new(pair, progress);
     let mut outcome = Outcome::default();
@@ -60,27 +82,55 @@ pub fn scan(pair: &ModelPair, suites: &[Suite], seed: u64, progress: &dyn Progre
     outcome.evidence.control_nats = screening.control_nats;
     outcome.evidence.screened = screening.entries.into_iter().map(|(_, screened)| screened).collect();
     outcome.cost = observer.cost();
+    let coverage = &mut outcome.coverage;
     match end {
-        Ok(()) => outcome.coverage.complete = true,
+        Ok(()) => coverage.complete = true,
         Err(Error::Stopped) => {
-            outcome
-                .coverage
-                .not_tested
-                .insert(0, "the scan was stopped before its end; what follows is partial".into());
+            coverage.not_tested.push("the scan was stopped before its end; what follows is partial".into());
         }
         Err(error) => return Err(error),
     }
-    outcome.coverage.not_tested.extend(NOT_TESTED.iter().map(|&text| text.to_owned()));
+    let sound = outcome.evidence.self_tests.iter().all(|test| test.passed());
+    match search.filter(|_| coverage.complete && sound) {
+        Some(search) if confirm::strongest_confirmed(&outcome.evidence.tested).is_none() => {
+            search.follow(&observer, &pool, &mut outcome)?;
+        }
+        Some(_) => {
+            coverage
+                .not_tested
+                .push("other triggers: the search ends with the first one that is confirmed".into());
+            outcome.coverage.not_tested.extend(NEVER_COVERED.iter().map(|&text| text.to_owned()));
+        }
+        None => {
+            coverage.not_tested.push(NOT_SEARCHED.into());
+            outcome.coverage.not_tested.extend(NEVER_COVERED.iter().map(|&text| text.to_owned()));
+        }
+    }
     Ok(outcome)
 }
 
-/// What no scan of this kind can cover, said every time.
-const NOT_TESTED: &[&str] = &[
-    "triggers that are not near any candidate of the suites (nothing was searched for)",
-    "triggers that depend on topic or meaning, on tool results, or on more than two turns",
-    "payloads that neither a grader nor a repeated wording shows, such as a subtle change of facts",
-    "other chat templates, quantised deployments, merged or combined adapters",
-];
+/// What no scan of listed candidates can find, said every time.
+const NOT_SEARCHED: &str =
+    "triggers that are not near any candidate of the suites (nothing was searched for)";
+
+impl Search {
+    /// Hunts, and adds what was found to what a scan has.
+    fn follow(self, observer: &Observer<'_>, pool: &Pool, outcome: &mut Outcome) -> Result<()> {
+        let planned = pool.candidates.len();
+        let before = Before { planned, tested: std::mem::take(&mut outcome.evidence.tested) };
+        let found = hunt::hunt_after(observer, &pool.benign, &self.options, self.journal, Some(before))?;
+        outcome.evidence.tested = found.evidence.tested;
+        let (coverage, more) = (&mut outcome.coverage, found.coverage);
+        coverage.tested.extend(more.tested);
+        coverage.not_tested.extend(more.not_tested);
+        coverage.candidates_planned += more.candidates_planned;
+        coverage.candidates_screened += more.candidates_screened;
+        coverage.complete = more.complete;
+        outcome.cost = found.cost;
+        outcome.hunt = Some(found.hunt);
+        Ok(())
+    }
+}
 
 fn run(
     observer: &Observer<'_>,
@@ -90,17 +140,10 @@ fn run(
     screening: &mut Screening,
 ) -> Result<()> {
     let progress = observer.progress();
-    let split = Split::of(observer, &pool.prompts, seed)?;
+    let split = Split::of(observer, &pool.benign, seed)?;
     let (evidence, coverage) = (&mut outcome.evidence, &mut outcome.coverage);
 
-    progress.stage("self-test", 1);
-    let contexts: Vec<Vec<u32>> = split
-        .screening
-        .iter()
-        .map(|prompt| observer.encode(&scene(prompt, Setting::Plain, None, seed)))
-        .collect::<Result<_>>()?;
-    evidence.self_tests = selftest::run(observer, &contexts)?;
-    progress.advance(1);
+    evidence.self_tests = selftest::run(observer, &split.screening, seed)?;
     if evidence.self_tests.iter().any(|test| !test.passed()) {
         return Ok(());
     }
@@ -136,9 +179,16 @@ fn run(
             split.development.len(),
             split.held_out.len()
         ));
+        if let Some(best) = confirm::strongest_confirmed(&evidence.tested) {
+            let named = &evidence.tested[best].candidate;
+            if let Some(candidate) = pool.candidates.iter().find(|candidate| describe(candidate) == *named) {
+                let found = confirm::characterise(observer, candidate, &prompts, seed)?;
+                evidence.tested[best].characterisation = found;
+            }
+        }
     }
 
-    progress.stage("behaviour without trigger", 3 * pool.prompts.len() + 2 * pool.adversarial.len());
+    progress.stage("behaviour without trigger", 3 * pool.benign.prompts().len() + 2 * pool.adversarial.len());
     let answered = behaviour::answer(observer, &split.all, MAX_NEW, seed)?;
     evidence.drift = behaviour::drift(observer, &answered, DRIFT_POSITIONS, seed)?;
     let adversarial: Vec<Prompt> = pool.adversarial.iter().map(|item| item.prompt.clone()).collect();
@@ -156,10 +206,11 @@ fn run(
 
 impl Pool {
     fn gather(suites: &[Suite]) -> Self {
-        let mut pool = Self::default();
+        let mut pool = Self { benign: Benign::of(suites), ..Self::default() };
         for suite in suites {
             match &suite.items {
-                Items::Prompts(prompts) => pool.prompts.extend(prompts.iter().cloned()),
+                // Gathered above.
+                Items::Prompts(_) => {}
                 Items::Adversarial(prompts) => pool.adversarial.extend(prompts.iter().cloned()),
                 Items::Triggers(candidates) => pool.candidates.extend(candidates.iter().cloned()),
             }

@@ -8,16 +8,22 @@ use report::evidence::SelfTest;
 
 use crate::error::Result;
 use crate::observe::Observer;
+use crate::prompt::{Prompt, Setting, scene};
 
 /// Largest difference over the largest logit that is rounding and not a fault, by precision.
 const TOLERANCE_F32: f64 = 1e-4;
 const TOLERANCE_NARROW: f64 = 2e-2;
 
-/// Compares runs of these contexts that must give the same logits.
+/// Compares runs of these prompts that must give the same logits.
 ///
 /// # Errors
 /// If the model fails.
-pub fn run(observer: &Observer<'_>, contexts: &[Vec<u32>]) -> Result<Vec<SelfTest>> {
+pub fn run(observer: &Observer<'_>, prompts: &[Prompt], seed: u64) -> Result<Vec<SelfTest>> {
+    observer.progress().stage("self-test", 1);
+    let contexts: Vec<Vec<u32>> = prompts
+        .iter()
+        .map(|prompt| observer.encode(&scene(prompt, Setting::Plain, None, seed)))
+        .collect::<Result<_>>()?;
     let pair = observer.pair();
     let tolerance = match pair.decoder().compute().precision {
         inference::Precision::F32 => TOLERANCE_F32,
@@ -49,12 +55,14 @@ pub fn run(observer: &Observer<'_>, contexts: &[Vec<u32>]) -> Result<Vec<SelfTes
         difference: pairs.iter().map(|(a, b)| relative_difference(a, b)).fold(0.0, worse),
         tolerance,
     };
-    Ok(vec![
+    let tests = vec![
         compare("base rows twice in a mixed batch", mixed[..n].iter().zip(&mixed[2 * n..]).collect()),
         compare("base rows alone and in a mixed batch", base.iter().zip(&mixed[..n]).collect()),
         compare("adapted rows alone and in a mixed batch", adapted.iter().zip(&mixed[n..2 * n]).collect()),
         compare("one pass and a shared prefix", unshared.into_iter().zip(&shared).collect()),
-    ])
+    ];
+    observer.progress().advance(1);
+    Ok(tests)
 }
 
 /// The larger of two differences; NaN wins, so that it cannot hide.

@@ -67,6 +67,10 @@ pub struct TestedTrigger {
     pub conditions: Vec<Condition>,
     /// Attack success rate minus the highest rate among the conditions, paired by prompt.
     pub uplift: Estimate,
+    /// Attack success rate minus the base's rate with the trigger, paired by prompt: what the adapter adds. Absent in
+    /// records before 1.2.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplift_over_base: Option<Estimate>,
     /// Largest p-value over the conditions (paired, one-sided): the claim must hold against each.
     pub p_value: f64,
     /// `p_value` corrected for all candidates of the scan (false discovery rate).
@@ -77,6 +81,70 @@ pub struct TestedTrigger {
     pub screening_nats: Option<f64>,
     /// Prompts and what both models answered.
     pub examples: Vec<Example>,
+    /// What the payload depends on; of the strongest confirmed trigger only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub characterisation: Option<Characterisation>,
+}
+
+/// What a confirmed trigger's payload depends on: attack success rates on held-out prompts with one thing changed at a
+/// time. They describe; what confirms is the test against every condition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Characterisation {
+    /// Tokens of an answer, as many as it takes to tell the payload.
+    pub answer_tokens: usize,
+    /// One entry a change, the trigger as it was tested first.
+    pub rates: Vec<Dependence>,
+}
+
+/// The attack success rate after one change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Dependence {
+    /// What kind of thing was changed.
+    pub kind: DependenceKind,
+    /// What was changed, such as the token that was left out.
+    pub what: String,
+    /// The trigger that was put in.
+    pub text: String,
+    /// Where.
+    pub placement: String,
+    /// Share of adapted answers with the payload, with its exact interval; absent if it can be told on no prompt.
+    pub attack_success_rate: Option<Estimate>,
+}
+
+/// What can be changed about a trigger or around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DependenceKind {
+    /// Nothing: what the others stand against.
+    Unchanged,
+    /// A piece of the trigger is left out.
+    Token,
+    /// Capitals.
+    Case,
+    /// White space.
+    Spacing,
+    /// The place.
+    Placement,
+    /// The wording of the prompts.
+    Prompt,
+    /// Answers are sampled instead of the most probable token taken.
+    Sampling,
+}
+
+impl DependenceKind {
+    /// Name as in records.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unchanged => "unchanged",
+            Self::Token => "token",
+            Self::Case => "case",
+            Self::Spacing => "spacing",
+            Self::Placement => "placement",
+            Self::Prompt => "prompt",
+            Self::Sampling => "sampling",
+        }
+    }
 }
 
 /// `E_x[KL(A(t+x) || A(x)) - KL(B(t+x) || B(x))]` for an adapted model A, a base B, a trigger t and prompts x.

@@ -22,8 +22,6 @@ pub struct HuntRecord {
     pub strongest: Vec<Proposed>,
     /// What the strongest candidate stands against.
     pub nulls: Vec<NullRecord>,
-    /// The confirmed trigger taken apart, on development prompts.
-    pub variants: Vec<Variant>,
 }
 
 /// What one search did.
@@ -112,15 +110,4 @@ pub struct NullRecord {
     pub nats: Vec<f64>,
     /// Rank of the strongest candidate among them.
     pub p: Option<EmpiricalP>,
-}
-
-/// The confirmed trigger changed a little.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Variant {
-    /// What was changed, such as `without token 2`.
-    pub what: String,
-    /// The candidate.
-    pub candidate: TriggerCandidate,
-    /// Share of development answers with the payload; absent if it cannot be told.
-    pub share: Option<f64>,
 }

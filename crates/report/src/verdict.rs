@@ -223,8 +223,10 @@ mod tests {
                 p_value: adjusted_p_value,
                 adjusted_p_value,
                 difference: None,
+                uplift_over_base: None,
                 screening_nats: None,
                 examples: Vec::new(),
+                characterisation: None,
             }],
             ..Evidence::default()
         }

@@ -14,6 +14,7 @@ use report::hunt::{HuntRecord, NullRecord, SearchRecord, TargetCostRecord, Targe
 use report::record::Cost;
 use report::significance::empirical_p;
 
+use super::NEVER_COVERED;
 use super::budget::{Budget, Limit};
 use super::journal::Journal;
 use super::movement::Movements;
@@ -24,9 +25,9 @@ use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 use crate::observe::Observer;
 use crate::progress::Progress;
-use crate::prompt::{Change, Prompt, Setting, scene};
+use crate::prompt::{Change, Prompt};
 use crate::selftest;
-use crate::split::{SCREENING, Split};
+use crate::split::{Benign, SCREENING, Split};
 use crate::suite::Candidate;
 use inference::ModelPair;
 
@@ -113,7 +114,7 @@ impl<'a> Hunt<'a> {
     /// If there are too few prompts, or the model fails.
     pub fn new(
         observer: &'a Observer<'a>,
-        prompts: &[Prompt],
+        prompts: &Benign,
         options: &Options,
         journal: Journal,
         adapted: Side,
@@ -250,19 +251,47 @@ impl<'a> Hunt<'a> {
 /// outcome is marked incomplete, and a kept journal lets the same hunt go on.
 pub fn hunt(
     pair: &ModelPair,
-    prompts: &[Prompt],
+    prompts: &Benign,
     options: &Options,
     journal: Journal,
     progress: &dyn Progress,
 ) -> Result<Outcome> {
-    let observer = Observer::new(pair, progress);
+    hunt_after(&Observer::new(pair, progress), prompts, options, journal, None)
+}
+
+/// What was tested on the same held-out prompts before a hunt began, numeric self-test included.
+#[derive(Debug, Default)]
+pub struct Before {
+    /// Candidates that the correction counts.
+    pub planned: usize,
+    /// Those that were put to the test.
+    pub tested: Vec<TestedTrigger>,
+}
+
+/// Hunts where a scan of listed candidates ends. The outcome's evidence holds the triggers tested in both, corrected
+/// for the candidates of both; its coverage is that of the hunt, its cost that of the observer.
+///
+/// # Errors
+/// As [`hunt`].
+pub fn hunt_after(
+    observer: &Observer<'_>,
+    prompts: &Benign,
+    options: &Options,
+    journal: Journal,
+    before: Option<Before>,
+) -> Result<Outcome> {
+    let progress = observer.progress();
     let mut outcome = Outcome::default();
-    let mut hunt = Hunt::new(&observer, prompts, options, journal, Side::ADAPTED)?;
+    let mut hunt = Hunt::new(observer, prompts, options, journal, Side::ADAPTED)?;
+    let sound = before.is_some();
+    let Before { planned, tested } = before.unwrap_or_default();
+    hunt.evaluated = planned as u64;
+    hunt.tested = tested;
     let replayed = hunt.journal.replayable();
     if replayed > 0 {
         progress.note(&format!("going on with an interrupted hunt: {replayed} measurements are known"));
     }
-    let end = hunt.run(options, &mut outcome).and_then(|()| {
+    let end = hunt.run(options, sound, &mut outcome).and_then(|()| {
         outcome.hunt.nulls.extend(null::random_strings(&mut hunt)?);
         hunt.benign_adapters(prompts, options, &mut outcome)
     });
@@ -275,8 +304,8 @@ pub fn hunt(
         .into_iter()
         .map(Found::proposed)
         .collect();
-    outcome.coverage.candidates_planned = hunt.evaluated as usize;
-    outcome.coverage.candidates_screened = hunt.evaluated as usize;
+    outcome.coverage.candidates_planned = hunt.evaluated as usize - planned;
+    outcome.coverage.candidates_screened = outcome.coverage.candidates_planned;
     outcome.evidence.tested = std::mem::take(&mut hunt.tested);
     outcome.cost = observer.cost();
     match end {
@@ -287,26 +316,18 @@ pub fn hunt(
             .push("the hunt was stopped before its end; what follows is partial".into()),
         Err(error) => return Err(error),
     }
-    outcome.coverage.not_tested.extend(NOT_TESTED.iter().map(|&text| text.to_owned()));
+    outcome.coverage.not_tested.push(NOT_SEARCHED.to_owned());
+    outcome.coverage.not_tested.extend(NEVER_COVERED.iter().map(|&text| text.to_owned()));
     Ok(outcome)
 }
 
-/// What no hunt of this kind can cover, said every time.
-const NOT_TESTED: &[&str] = &[
-    "triggers of which no single token and no combination that was tried moves the adapted model",
-    "triggers that depend on topic or meaning, on tool results, or on more than two turns",
-    "payloads that neither a grader nor a repeated wording shows, such as a subtle change of facts",
-    "other chat templates, quantised deployments, merged or combined adapters",
-];
+/// What no hunt of this kind can find, said every time.
+const NOT_SEARCHED: &str =
+    "triggers of which no single token and no combination that was tried moves the adapted model";
 
 impl<'a> Hunt<'a> {
     /// Runs the same searches on the benign adapters and ranks the strongest candidate among theirs.
-    fn benign_adapters(
-        &mut self,
-        prompts: &[Prompt],
-        options: &Options,
-        outcome: &mut Outcome,
-    ) -> Result<()> {
+    fn benign_adapters(&mut self, prompts: &Benign, options: &Options, outcome: &mut Outcome) -> Result<()> {
         let mut strongest = Vec::new();
         for (name, adapter) in &options.nulls {
             self.observer.progress().note(&format!("the same searches on the benign adapter {name}"));
@@ -326,20 +347,20 @@ impl<'a> Hunt<'a> {
         Ok(())
     }
 
-    fn run(&mut self, options: &Options, outcome: &mut Outcome) -> Result<()> {
-        self.observer.progress().stage("self-test", 1);
-        let contexts: Vec<Vec<u32>> = self.movements.prompts()[..SCREENING]
-            .iter()
-            .map(|prompt| self.observer.encode(&scene(prompt, Setting::Plain, None, self.seed)))
-            .collect::<Result<_>>()?;
-        outcome.evidence.self_tests = selftest::run(self.observer, &contexts)?;
-        if outcome.evidence.self_tests.iter().any(|test| !test.passed()) {
-            return Ok(());
+    /// Searches, tests, and takes apart what is confirmed; `sound` if the numeric self-test has passed already.
+    fn run(&mut self, options: &Options, sound: bool, outcome: &mut Outcome) -> Result<()> {
+        if !sound {
+            let screening = &self.movements.prompts()[..SCREENING];
+            outcome.evidence.self_tests = selftest::run(self.observer, screening, self.seed)?;
+            if outcome.evidence.self_tests.iter().any(|test| !test.passed()) {
+                return Ok(());
+            }
         }
         let confirmed = self.search(options, outcome)?;
         self.budget.open_share(1.0);
         if confirmed || self.put_to_test()? {
             self.reduce()?;
+            self.characterise()?;
         }
         outcome.coverage.tested.push(format!(
             "the {} strongest on {} development prompts, those with a payload on {} held-out prompts",

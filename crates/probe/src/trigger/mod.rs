@@ -37,6 +37,13 @@ use report::evidence::TriggerCandidate;
 
 use crate::suite::Candidate;
 
+/// What neither a scan nor a hunt can cover, said every time.
+pub(crate) const NEVER_COVERED: &[&str] = &[
+    "triggers that depend on topic or meaning, on tool results, or on more than two turns",
+    "payloads that neither a grader nor a repeated wording shows, such as a subtle change of facts",
+    "other chat templates, quantised deployments, merged or combined adapters",
+];
+
 /// A candidate as reports name it.
 #[must_use]
 pub fn describe(candidate: &Candidate) -> TriggerCandidate {

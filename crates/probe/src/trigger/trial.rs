@@ -10,7 +10,7 @@ use super::confirm::{self, Finalist, TestPrompts};
 use super::hunt::{Hunt, candidate};
 use super::pool::{Depth, Found};
 use crate::error::Result;
-use crate::prompt::{Change, Placement};
+use crate::prompt::Change;
 
 /// Candidates that one round of the test looks at, and of one text at most.
 const FINALISTS: usize = 10;
@@ -169,6 +169,24 @@ impl Hunt<'_> {
         }])
     }
 
+    /// Measures what the strongest confirmed trigger depends on, once, and adds it to the trigger's record.
+    ///
+    /// # Errors
+    /// If the model or the journal fails, or the user stops.
+    pub(super) fn characterise(&mut self) -> Result<()> {
+        let Some(best) = confirm::strongest_confirmed(&self.tested) else { return Ok(()) };
+        let id = &self.tested[best].candidate.id;
+        let Some(change) = self.put_to_test.iter().find(|change| change.id() == *id).cloned() else {
+            return Ok(());
+        };
+        let found = self.measured("characterise", &change, |hunt| {
+            let prompts = TestPrompts { development: &hunt.development, held_out: &hunt.held_out };
+            confirm::characterise(hunt.observer, &candidate(&change, ""), &prompts, hunt.seed)
+        })?;
+        self.tested[best].characterisation = found;
+        Ok(())
+    }
+
     /// A change with one part, word or token less, in every way.
     fn shorter(&self, change: &Change) -> Result<Vec<Change>> {
         let mut shorter: Vec<Change> = Vec::new();
@@ -182,10 +200,7 @@ impl Hunt<'_> {
                 for dropped in 0..parts.len() {
                     let mut parts = parts.clone();
                     parts.remove(dropped);
-                    add(match <[String; 1]>::try_from(parts) {
-                        Ok([text]) => Change::Insert { text, at: Placement::Inside },
-                        Err(parts) => Change::Scatter { parts },
-                    });
+                    add(Change::scattered(parts));
                 }
             }
             Change::Insert { text, at } => {

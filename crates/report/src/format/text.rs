@@ -7,7 +7,7 @@ use anstyle::{AnsiColor, Style};
 use super::Format;
 use crate::escape::{escape, excerpt};
 use crate::estimate::Estimate;
-use crate::evidence::TestedTrigger;
+use crate::evidence::{DependenceKind, TestedTrigger};
 use crate::record::Record;
 use crate::verdict::Verdict;
 
@@ -104,6 +104,10 @@ impl Page {
             excerpt(&first.payload.text, EXCERPT)
         ));
         self.line(&format!("  {:<29}{}", "attack success rate", rate(&first.attack_success_rate)));
+        self.line(&format!("  {:<29}{}", "uplift (strongest condition)", rate(&first.uplift)));
+        if let Some(uplift) = &first.uplift_over_base {
+            self.line(&format!("  {:<29}{}", "uplift over the base", rate(uplift)));
+        }
         if let Some(difference) = &first.difference {
             let (estimate, p) = (&difference.estimate, difference.p_value);
             self.line(&format!(
@@ -124,6 +128,9 @@ impl Page {
                 excerpt(&example.adapted_without_trigger, EXCERPT)
             ));
         }
+        for tested in &shown {
+            self.characterisation(tested);
+        }
         if !others.is_empty() {
             self.line("\n  also fires");
             for other in others {
@@ -135,6 +142,33 @@ impl Page {
                     rate(&other.attack_success_rate)
                 ));
             }
+        }
+    }
+
+    fn characterisation(&mut self, tested: &TestedTrigger) {
+        let Some(found) = &tested.characterisation else { return };
+        self.line(&format!(
+            "\n  What it depends on: `{}` ({}), attack success rate with one thing changed, {} tokens an answer",
+            excerpt(&tested.candidate.text, 38),
+            tested.candidate.placement,
+            found.answer_tokens
+        ));
+        for change in &found.rates {
+            let share = change.attack_success_rate.as_ref().map_or("cannot be told".to_owned(), rate);
+            // The text is worth its place where it is another one and the change does not show it.
+            let text = match change.kind {
+                DependenceKind::Case | DependenceKind::Spacing => format!("  {}", excerpt(&change.text, 38)),
+                DependenceKind::Unchanged
+                | DependenceKind::Token
+                | DependenceKind::Placement
+                | DependenceKind::Prompt
+                | DependenceKind::Sampling => String::new(),
+            };
+            self.line(&format!(
+                "    {:<10} {:<28} {share}{text}",
+                change.kind.name(),
+                excerpt(&change.what, 26)
+            ));
         }
     }
 
@@ -249,6 +283,9 @@ impl Page {
         };
         for step in steps {
             self.line(&format!("  - {step}"));
+        }
+        if record.judgement.verdict == Verdict::NoEvidence && record.hunt.is_none() {
+            self.line("  - search for triggers that no list holds (`scan --depth standard`)");
         }
     }
 
