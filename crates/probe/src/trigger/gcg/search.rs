@@ -15,7 +15,7 @@ use crate::trigger::slot::Slots;
 
 /// Candidates of a step, and tokens of each position that they are drawn from. The authors draw 512 from 256; a
 /// share of a hunt would pay for a dozen of such steps.
-const SEARCH_WIDTH: usize = 96;
+const SEARCH_WIDTH: usize = 64;
 const TOP_K: usize = 96;
 /// Weight of the base.
 const LAMBDA: f64 = 1.0;
@@ -25,8 +25,8 @@ const PATIENCE: usize = 16;
 /// Tokens of a target that count: an answer that has begun goes on by itself.
 const TARGET_TOKENS: usize = 5;
 /// Targets; for each, candidates of the pool that a run starts from, beside one start from filler.
-const TARGETS: usize = 3;
-const STARTS: usize = 2;
+const TARGETS: usize = 2;
+const STARTS: usize = 1;
 /// Tokens of a start from filler; shorter candidates are filled up to so many.
 const FILLED: usize = 4;
 /// What fills a start, by preference: the authors' mark, then what other tokenizers take for a token of its own.

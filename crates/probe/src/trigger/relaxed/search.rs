@@ -74,8 +74,12 @@ impl TriggerSearch for RelaxedTriggers {
             return Ok(());
         }
         let length = POSITIONS.clamp(*hunt.length().start(), *hunt.length().end());
-        let config =
-            RelaxedConfig { success: SUCCESS, filler, ..RelaxedConfig::new(length, STEPS, hunt.seed()) };
+        let config = RelaxedConfig {
+            success: SUCCESS,
+            filler,
+            learning_rate: learning_rate(hunt.observer().pair().config().vocab_size),
+            ..RelaxedConfig::new(length, STEPS, hunt.seed())
+        };
         let longest = suspects.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0);
         let asked = in_turns(suspects, references(hunt, longest.max(MIN_REFERENCE))?);
         hunt.observer().progress().stage("relaxed", asked.len());
@@ -109,6 +113,12 @@ struct Asked {
     ids: Vec<u32>,
     text: String,
     reference: bool,
+}
+
+/// A step of Adam moves a logit by about the learning rate, and a mixture of the whole vocabulary becomes one token
+/// where its logit has risen by the logarithm of the vocabulary: that takes half of the steps.
+fn learning_rate(vocabulary: usize) -> f64 {
+    2.0 * (vocabulary as f64).ln() / STEPS as f64
 }
 
 /// A text that is one token in every prompt.
