@@ -2,6 +2,7 @@
 
 use super::climb::Climb;
 use super::combine::Combine;
+use super::extend::Extend;
 use super::hunt::Hunt;
 use super::leak::Leak;
 use super::style::Style;
@@ -41,7 +42,7 @@ pub trait TriggerSearch: Sync {
 }
 
 /// Every search, in the order in which a hunt runs them.
-pub const SEARCHES: &[&dyn TriggerSearch] = &[&TargetInversion, &Style, &Leak, &Sweep, &Combine, &Climb];
+pub const SEARCHES: &[&dyn TriggerSearch] = &[&TargetInversion, &Style, &Leak, &Sweep, &Extend, &Combine, &Climb];
 
 /// The search of this name.
 #[must_use]
