@@ -90,8 +90,7 @@ fn joining(hunt: &Hunt<'_>) -> Vec<bool> {
 /// The `n` tokens of a row with the highest values among those that `may` take part, highest first.
 fn highest(row: &[f32], n: usize, may: impl Fn(usize) -> bool) -> Vec<u32> {
     let mut order: Vec<u32> = (0..row.len()).filter(|&token| may(token)).map(|token| token as u32).collect();
-    let by_value =
-        |&a: &u32, &b: &u32| row[b as usize].total_cmp(&row[a as usize]).then(a.cmp(&b));
+    let by_value = |&a: &u32, &b: &u32| row[b as usize].total_cmp(&row[a as usize]).then(a.cmp(&b));
     if n < order.len() {
         order.select_nth_unstable_by(n, by_value);
         order.truncate(n);

@@ -133,7 +133,8 @@ impl Hunt<'_> {
                 let means = |side| -> Result<Vec<f64>> {
                     let question = Question { prompts: &prompts, side, targets: &[], continuation };
                     let moved = hunt.movements.measure(chunk, question, &hunt.vocabulary)?;
-                    let nats = |moved: &Moved| moved.continuation.map_or(CERTAINLY_NOT, log_odds).max(CERTAINLY_NOT);
+                    let nats =
+                        |moved: &Moved| moved.continuation.map_or(CERTAINLY_NOT, log_odds).max(CERTAINLY_NOT);
                     Ok(moved.iter().map(|moved| mean(moved.iter().map(nats))).collect())
                 };
                 let adapted = means(hunt.adapted)?;
@@ -185,11 +186,15 @@ impl Hunt<'_> {
         Ok(self.movements.openings(unchanged.setting(), &prompts, self.adapted, n))
     }
 
-    /// What candidates make the adapted model answer on the development prompts.
+    /// What candidates make the adapted model answer on the development prompts. On an adapter that stands for a null
+    /// no payload is looked for: it has none.
     ///
     /// # Errors
     /// If the model or the journal fails, or the user stops.
     pub fn develop(&mut self, changes: &[Change]) -> Result<Vec<Option<confirm::Development>>> {
+        if self.adapted != Side::ADAPTED {
+            return Ok(vec![None; changes.len()]);
+        }
         let candidates: Vec<Candidate> =
             changes.iter().map(|change| candidate(change, self.search)).collect();
         self.measured("develop", &changes, |hunt| {

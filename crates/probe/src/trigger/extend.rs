@@ -134,7 +134,8 @@ fn run_quick(hunt: &mut Hunt<'_>, mut changes: Vec<Change>) -> Result<()> {
 
 /// Completes the strongest fragments to words.
 fn complete(hunt: &mut Hunt<'_>, aims: &[Aim], roots: &mut BTreeMap<Change, String>) -> Result<()> {
-    let lists = aims.iter().enumerate().map(|(index, &aim)| highest(hunt, aim, FRAGMENTS >> index, is_fragment));
+    let lists =
+        aims.iter().enumerate().map(|(index, &aim)| highest(hunt, aim, FRAGMENTS >> index, is_fragment));
     let fragments = in_turns(lists.collect());
     let texts: Vec<String> = fragments.iter().map(Change::text).collect();
     let opening = leak::openings(hunt)?.into_iter().next().unwrap_or_default();
@@ -171,10 +172,10 @@ fn root_of(text: &str) -> String {
 
 /// Runs the strongest of each aim on more prompts and on the base.
 fn deepen(hunt: &mut Hunt<'_>, aims: &[Aim], roots: &BTreeMap<Change, String>) -> Result<()> {
-    let parents = |changes: &[Change], index: usize| roots.get(&changes[index]).cloned().into_iter().collect();
-    let lists = aims.iter().map(|&aim| {
-        highest(hunt, aim, MIDDLE, |change| hunt.pool().get(change).is_none())
-    });
+    let parents =
+        |changes: &[Change], index: usize| roots.get(&changes[index]).cloned().into_iter().collect();
+    let lists =
+        aims.iter().map(|&aim| highest(hunt, aim, MIDDLE, |change| hunt.pool().get(change).is_none()));
     let changes = in_turns(lists.collect());
     hunt.evaluate(Depth::Middle, &changes, true, |index| parents(&changes, index))?;
     let lists = aims.iter().map(|&aim| {
@@ -232,7 +233,8 @@ pub(super) fn neighbours(hunt: &mut Hunt<'_>, parent: &Change, aim: Aim) -> Resu
     }
     let opening = leak::openings(hunt)?.into_iter().next().unwrap_or_default();
     let continued = natural(hunt, &opening, &[text.to_owned()], CONTINUED, CONTINUED)?;
-    let mut texts: Vec<String> = continued.into_iter().flatten().map(|next| format!("{text}{next}")).collect();
+    let mut texts: Vec<String> =
+        continued.into_iter().flatten().map(|next| format!("{text}{next}")).collect();
     for token in tokens {
         texts.extend([format!("{text}{token}"), format!("{text} {token}")]);
         texts.extend([format!("{token}{text}"), format!("{token} {text}")]);

@@ -21,6 +21,8 @@ use crate::split::SCREENING;
 
 /// A shorter trigger may take over so many fewer of the development answers: one of eight.
 const LOST: f64 = 0.126;
+/// Uplifts that differ by no more than this are alike: three of 64 prompts.
+const AS_STRONG: f64 = 0.05;
 /// Times that a part is dropped, and that one is added.
 const DROPS: usize = 12;
 const ADDITIONS: usize = 3;
@@ -61,7 +63,23 @@ impl Hunt<'_> {
                 None => break,
             }
         }
+        self.name_first(&current);
         Ok(())
+    }
+
+    /// Puts the refined trigger before those that take over no more answers: it is as short as the payload allows and
+    /// as sure as any token beside it makes it.
+    fn name_first(&mut self, refined: &Change) {
+        let strongest =
+            self.tested.iter().map(|tested| tested.uplift.value).fold(f64::NEG_INFINITY, f64::max);
+        let at = self.tested.iter().position(|tested| {
+            tested.candidate.id == refined.id()
+                && Thresholds::STANDARD.confirms(tested)
+                && tested.uplift.value >= strongest - AS_STRONG
+        });
+        if let Some(at) = at {
+            self.tested[..=at].rotate_right(1);
+        }
     }
 
     fn put_one_to_test(&mut self, change: &Change) -> Result<()> {
@@ -213,8 +231,11 @@ impl Hunt<'_> {
             left = scored.into_iter().take(kept).map(|(change, _)| change).collect();
         }
         let Some(best) = left.pop() else { return Ok(None) };
-        let heights: Vec<f64> =
-            self.scores(Depth::Full, &[current.clone(), best.clone()], true)?.iter().map(|s| aim.height(s)).collect();
+        let heights: Vec<f64> = self
+            .scores(Depth::Full, &[current.clone(), best.clone()], true)?
+            .iter()
+            .map(|s| aim.height(s))
+            .collect();
         Ok((heights.len() == 2 && heights[1] >= heights[0] + GAIN).then_some(best))
     }
 }
@@ -228,9 +249,7 @@ fn enough(changes: Vec<Change>, developed: Vec<Option<Development>>, whole: &Dev
     });
     let length = |change: &Change| change.text().chars().count();
     enough
-        .min_by(|(a, a_excess), (b, b_excess)| {
-            length(a).cmp(&length(b)).then(b_excess.total_cmp(a_excess))
-        })
+        .min_by(|(a, a_excess), (b, b_excess)| length(a).cmp(&length(b)).then(b_excess.total_cmp(a_excess)))
         .map(|(change, _)| change)
 }
 

@@ -42,7 +42,8 @@ pub trait TriggerSearch: Sync {
 }
 
 /// Every search, in the order in which a hunt runs them.
-pub const SEARCHES: &[&dyn TriggerSearch] = &[&TargetInversion, &Style, &Leak, &Sweep, &Extend, &Combine, &Climb];
+pub const SEARCHES: &[&dyn TriggerSearch] =
+    &[&TargetInversion, &Style, &Leak, &Sweep, &Extend, &Combine, &Climb];
 
 /// The search of this name.
 #[must_use]

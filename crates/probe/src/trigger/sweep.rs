@@ -21,8 +21,8 @@ use crate::error::Result;
 use crate::prompt::{Change, Placement};
 
 /// Part of the share that the first stage may take, and the part that is kept for the development prompts.
-const FIRST_STAGE: f64 = 0.7;
-const LAST_STAGE: f64 = 0.1;
+const FIRST_STAGE: f64 = 0.85;
+const LAST_STAGE: f64 = 0.05;
 /// Survivors that run before the budget is looked at again.
 const SECOND_TURN: usize = 64;
 /// Candidates of one form that run before the next form has its turn.
@@ -63,7 +63,7 @@ impl TriggerSearch for Sweep {
     }
 
     fn share(&self) -> f64 {
-        6.0
+        10.0
     }
 
     fn run(&self, hunt: &mut Hunt<'_>) -> Result<()> {

@@ -378,7 +378,11 @@ mod tests {
     fn a_target_begins_as_answers_begin() {
         let steps = vec![(-0.01, -3.0); 5];
         let found = path(&[50, 2, 3, 4], &steps[..3]);
-        let others = [path(&[8, 2, 3], &steps[..2]), path(&[7, 5, 2, 3, 4, 6], &steps), path(&[9, 2, 3, 4], &steps[..3])];
+        let others = [
+            path(&[8, 2, 3], &steps[..2]),
+            path(&[7, 5, 2, 3, 4, 6], &steps),
+            path(&[9, 2, 3, 4], &steps[..3]),
+        ];
         assert_eq!(opened(found.clone(), &others).ids[0], 7);
         assert_eq!(opened(found.clone(), &others[..1]), found);
         let own = [path(&[50, 2], &steps[..1]), others[1].clone()];

@@ -53,7 +53,8 @@ impl Hunt<'_> {
     /// Scores the strongest candidates on the development prompts, whatever is left of the budget: a search that was
     /// cut short must not hide what it had found.
     fn deepen_finalists(&mut self) -> Result<()> {
-        let mut lists: Vec<Vec<&Found>> = vec![self.pool.distinct(Depth::Middle, 2 * FINALISTS, PLACEMENTS_OF_ONE)];
+        let mut lists: Vec<Vec<&Found>> =
+            vec![self.pool.distinct(Depth::Middle, 2 * FINALISTS, PLACEMENTS_OF_ONE)];
         lists.extend((0..self.targets.len()).map(|target| {
             self.pool.raising(Depth::Middle, target).into_iter().take(FINALISTS).collect::<Vec<_>>()
         }));
@@ -95,7 +96,11 @@ impl Hunt<'_> {
             let root = found.parents.first().unwrap_or(&text).clone();
             let (of_text, of_root) = (texts.entry(text).or_default(), roots.entry(root).or_default());
             let new = found.score.nats() > 0.0 && !self.put_to_test.contains(&found.change);
-            if finalists.len() < FINALISTS && new && *of_text < PLACEMENTS_OF_ONE && *of_root < OF_ONE_FRAGMENT {
+            if finalists.len() < FINALISTS
+                && new
+                && *of_text < PLACEMENTS_OF_ONE
+                && *of_root < OF_ONE_FRAGMENT
+            {
                 *of_text += 1;
                 *of_root += 1;
                 finalists.push(Finalist {
