@@ -38,7 +38,7 @@ pub const DEPTHS: &[Depth] = &[
         name: "standard",
         about: "then, if none is confirmed, a hunt with the searches that need no gradients (4e6tok)",
         search: Some(Stage {
-            chosen: Chosen::Named(&["target", "style", "leak", "sweep", "combine", "climb"]),
+            chosen: Chosen::Named(&["target", "style", "leak", "sweep", "extend", "combine", "climb"]),
             // 20 minutes on 2 cores for a base of 135 million parameters, at 3,400 token-forwards a second.
             limit: Limit::Tokens(4_000_000),
         }),

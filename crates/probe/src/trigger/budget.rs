@@ -97,6 +97,11 @@ impl Budget {
         self.search_end = self.spent() + share.clamp(0.0, 1.0) * (self.total() - self.spent()).max(0.0);
     }
 
+    /// Gives what comes last at most `part` of the whole, and no more than is left.
+    pub fn open_last(&mut self, part: f64) {
+        self.search_end = (self.spent() + part.clamp(0.0, 1.0) * self.total()).min(self.total());
+    }
+
     /// Whether the running search has spent its share.
     #[must_use]
     pub fn exhausted(&self) -> bool {

@@ -12,12 +12,11 @@
 
 use std::collections::BTreeSet;
 
-use inference::Side;
 use report::hunt::TargetRecord;
 
 use super::combine::cases;
+use super::continuation::preferred;
 use super::hunt::{Hunt, Target};
-use super::movement::{log_sum_exp, read_rows};
 use super::pool::{Depth, Score};
 use super::search::{Role, TriggerSearch};
 use super::sweep::deepen;
@@ -198,7 +197,7 @@ fn round(
 fn proposed_texts(hunt: &mut Hunt<'_>, text: &str, fragments: &[String]) -> Result<BTreeSet<String>> {
     let pieces = pieces(hunt, text)?;
     let mut texts = BTreeSet::new();
-    for next in continuations(hunt, text)? {
+    for next in preferred(hunt, text, CONTINUATIONS)? {
         texts.insert(format!("{text}{next}"));
     }
     for fragment in fragments {
@@ -237,39 +236,6 @@ fn pieces(hunt: &Hunt<'_>, text: &str) -> Result<Vec<String>> {
     let tokenizer = hunt.observer().pair().tokenizer();
     let ids = tokenizer.encode(text, false)?;
     Ok(ids.iter().map(|id| tokenizer.decode(&[*id], false)).collect::<inference::Result<_>>()?)
-}
-
-/// Tokens that the base would write after a text, and those that the adapted model prefers over the base.
-fn continuations(hunt: &mut Hunt<'_>, text: &str) -> Result<Vec<String>> {
-    let ids = hunt.observer().pair().tokenizer().encode(text, true)?;
-    let tokens: Vec<u32> = hunt.measured("continuations", &ids, |hunt| {
-        let rows = |side| -> Result<Vec<f64>> {
-            let row = read_rows(hunt.observer(), std::slice::from_ref(&ids), side, 1, |_, row, _| {
-                let sum = log_sum_exp(row)?;
-                Ok(row.iter().map(|x| f64::from(*x) - sum).collect::<Vec<f64>>())
-            })?;
-            Ok(row.into_iter().flatten().collect())
-        };
-        let (base, adapted) = (rows(Side::BASE)?, rows(hunt.adapted())?);
-        let top = |key: &dyn Fn(usize) -> f64| -> Vec<u32> {
-            let mut order: Vec<usize> = (0..base.len()).collect();
-            order.sort_by(|&a, &b| key(b).total_cmp(&key(a)));
-            order.into_iter().take(CONTINUATIONS).map(|token| token as u32).collect()
-        };
-        let mut tokens = top(&|token| base[token]);
-        tokens.extend(top(&|token| adapted[token].exp() * (adapted[token] - base[token])));
-        tokens.sort_unstable();
-        tokens.dedup();
-        Ok(tokens)
-    })?;
-    let printable = &hunt.vocabulary().printable;
-    Ok(tokens
-        .iter()
-        .filter_map(|token| {
-            let at = printable.binary_search_by_key(token, |(id, _)| *id).ok()?;
-            Some(printable[at].1.clone())
-        })
-        .collect())
 }
 
 /// Drops tokens as long as what is left is as strong.

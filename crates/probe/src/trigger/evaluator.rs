@@ -10,10 +10,10 @@ use super::budget::GRADIENT_COST;
 use super::confirm;
 use super::hunt::{CERTAINLY_NOT, Hunt, candidate, difference};
 use super::journal::{self, Entry};
-use super::movement::{Moved, Question};
+use super::movement::{Moved, Question, log_odds};
 use super::pool::{Depth, Found, Score};
 use crate::error::Result;
-use crate::prompt::{Change, Setting};
+use crate::prompt::{Change, Placement, Setting};
 use crate::suite::Candidate;
 
 /// Candidates of one entry of the journal, by depth.
@@ -109,7 +109,7 @@ impl Hunt<'_> {
     }
 
     /// How surely the adapted model, and not the base, gives a whole continuation after each change: mean
-    /// over the prompts of a depth of `log p_A - log p_B`, in nats, both taken for [`CERTAINLY_NOT`] where
+    /// over the prompts of a depth of the difference of its log-odds, in nats, both taken for [`CERTAINLY_NOT`] where
     /// they are below; without `base` the base's is taken for that. Shorter than `changes` if the share ends
     /// on the way. At full depth the rating is kept and decides what is put to the test.
     ///
@@ -133,7 +133,8 @@ impl Hunt<'_> {
                 let means = |side| -> Result<Vec<f64>> {
                     let question = Question { prompts: &prompts, side, targets: &[], continuation };
                     let moved = hunt.movements.measure(chunk, question, &hunt.vocabulary)?;
-                    let nats = |moved: &Moved| moved.continuation.unwrap_or(CERTAINLY_NOT).max(CERTAINLY_NOT);
+                    let nats =
+                        |moved: &Moved| moved.continuation.map_or(CERTAINLY_NOT, log_odds).max(CERTAINLY_NOT);
                     Ok(moved.iter().map(|moved| mean(moved.iter().map(nats))).collect())
                 };
                 let adapted = means(hunt.adapted)?;
@@ -149,11 +150,51 @@ impl Hunt<'_> {
         Ok(ratings)
     }
 
-    /// What candidates make the adapted model answer on the development prompts.
+    /// The log-odds, in nats, of a token after each change on one prompt, adapted side, a copy of the insertion
+    /// counting as no change. Shorter than `changes` if the share ends on the way.
+    ///
+    /// # Errors
+    /// As [`Hunt::evaluate`].
+    pub fn odds(&mut self, prompt: usize, changes: &[Change], token: u32) -> Result<Vec<f64>> {
+        self.movements.prepare(changes)?;
+        let mut odds = Vec::with_capacity(changes.len());
+        for chunk in changes.chunks(CHUNK[Depth::Quick as usize]) {
+            if self.exhausted() {
+                break;
+            }
+            let of_chunk: Vec<f64> = self.measured("odds", &(prompt, chunk, token), |hunt| {
+                let question =
+                    Question { prompts: &[prompt], side: hunt.adapted, targets: &[token], continuation: &[] };
+                let moved = hunt.movements.measure(chunk, question, &hunt.vocabulary)?;
+                Ok(moved.iter().flatten().flat_map(|moved| moved.targets.iter().copied()).collect())
+            })?;
+            self.evaluated += chunk.len() as u64;
+            self.observer.progress().advance(chunk.len());
+            odds.extend(of_chunk);
+        }
+        Ok(odds)
+    }
+
+    /// The `n` tokens with which the adapted model's answers to the search prompts most probably begin.
+    ///
+    /// # Errors
+    /// If the model fails or the user stops.
+    pub fn openings(&mut self, n: usize) -> Result<Vec<u32>> {
+        let unchanged = Change::Insert { text: String::new(), at: Placement::Prefix };
+        self.movements.prepare([&unchanged])?;
+        let prompts = self.prompts_of(Depth::Middle);
+        Ok(self.movements.openings(unchanged.setting(), &prompts, self.adapted, n))
+    }
+
+    /// What candidates make the adapted model answer on the development prompts. On an adapter that stands for a null
+    /// no payload is looked for: it has none.
     ///
     /// # Errors
     /// If the model or the journal fails, or the user stops.
     pub fn develop(&mut self, changes: &[Change]) -> Result<Vec<Option<confirm::Development>>> {
+        if self.adapted != Side::ADAPTED {
+            return Ok(vec![None; changes.len()]);
+        }
         let candidates: Vec<Candidate> =
             changes.iter().map(|change| candidate(change, self.search)).collect();
         self.measured("develop", &changes, |hunt| {
@@ -189,15 +230,17 @@ impl Hunt<'_> {
         adapted: &[Moved],
         base: Option<&[Moved]>,
     ) -> Score {
-        let without = |side| -> Vec<(u32, Vec<f32>)> {
+        let without = |side| -> Vec<(u32, Vec<f64>)> {
             prompts
                 .iter()
                 .filter_map(|&prompt| self.movements.without(setting, prompt, side, targets))
                 .collect()
         };
-        let rise = |moved: &[Moved], without: &[(u32, Vec<f32>)], target: usize| {
+        // From a millionth to ten millionths is no rise: most targets are not even near.
+        let at_least = |log_odds: f64| log_odds.max(CERTAINLY_NOT);
+        let rise = |moved: &[Moved], without: &[(u32, Vec<f64>)], target: usize| {
             let rises = moved.iter().zip(without);
-            mean(rises.map(|(moved, without)| f64::from(moved.targets[target] - without.1[target])))
+            mean(rises.map(|(moved, without)| at_least(moved.targets[target]) - at_least(without.1[target])))
         };
         let adapted_without = without(self.adapted);
         let base_without = without(Side::BASE);

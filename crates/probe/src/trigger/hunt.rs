@@ -19,7 +19,7 @@ use super::budget::{Budget, Limit};
 use super::journal::Journal;
 use super::movement::Movements;
 use super::null;
-use super::pool::{Depth, Found, Pool};
+use super::pool::{Depth, Found, Pool, Score};
 use super::search::{Role, SEARCHES, TriggerSearch};
 use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
@@ -33,7 +33,7 @@ use inference::ModelPair;
 
 /// Candidates of one text that the record names at most.
 const PLACEMENTS_OF_ONE: usize = 2;
-/// Log-probability of an answer, in nats, below which it makes no difference how improbable it is.
+/// Log-odds of an answer, in nats, below which it makes no difference how improbable it is.
 pub const CERTAINLY_NOT: f64 = -12.0;
 /// Candidates that the record names.
 const RECORDED: usize = 24;
@@ -101,6 +101,8 @@ pub struct Hunt<'a> {
     pub(super) best_nats: f64,
     pub(super) tested: Vec<TestedTrigger>,
     pub(super) put_to_test: Vec<Change>,
+    /// What the sweep ran on one prompt, whatever became of it.
+    pub(super) swept: Vec<(Change, Score)>,
     /// Candidates by how surely they lead to a payload.
     pub(super) rated: BTreeMap<Change, f64>,
     /// What relaxed triggers of targets cost.
@@ -141,6 +143,7 @@ impl<'a> Hunt<'a> {
             best_nats: 0.0,
             tested: Vec::new(),
             put_to_test: Vec::new(),
+            swept: Vec::new(),
             rated: BTreeMap::new(),
             target_costs: Vec::new(),
         };
@@ -359,7 +362,7 @@ impl<'a> Hunt<'a> {
         let confirmed = self.search(options, outcome)?;
         self.budget.open_share(1.0);
         if confirmed || self.put_to_test()? {
-            self.reduce()?;
+            self.refine()?;
             self.characterise()?;
         }
         outcome.coverage.tested.push(format!(

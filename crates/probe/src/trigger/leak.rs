@@ -87,7 +87,7 @@ impl TriggerSearch for Leak {
 }
 
 /// Tokens up to where a user, a system prompt or a second user turn would begin.
-fn openings(hunt: &Hunt<'_>) -> Result<Vec<Vec<u32>>> {
+pub(super) fn openings(hunt: &Hunt<'_>) -> Result<Vec<Vec<u32>>> {
     let pair = hunt.observer().pair();
     let before = |turns: &dyn Fn(&str) -> Vec<Turn>| -> Result<Vec<u32>> {
         let (a, b) = (pair.encode(&turns("Apples"))?, pair.encode(&turns("7 mice"))?);

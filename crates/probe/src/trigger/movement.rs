@@ -2,7 +2,7 @@
 //!
 //! A sweep reads some 50,000 rows of 50,000 logits, so nothing is kept of a row but a few numbers:
 //! the divergence from the same prompt without the change, the most probable token, and the
-//! log-probabilities of known targets. Candidates that share a beginning share its keys and values.
+//! log-odds of known targets. Candidates that share a beginning share its keys and values.
 //!
 //! **Copies are discounted.** A model that repeats the inserted text moves its distribution for a
 //! reason that is no backdoor. With M the tokens that begin such a copy and p, q the distributions with
@@ -28,6 +28,9 @@ use crate::prompt::{Change, Prompt, Setting, scene};
 /// A shared beginning of fewer tokens does not pay for its own pass.
 const MIN_SHARED: usize = 4;
 
+/// Log-odds, in nats, beyond which the arithmetic of f32 logits says nothing.
+const LOG_ODDS: f64 = 15.0;
+
 /// What one change did to one prompt on one side.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Moved {
@@ -37,8 +40,9 @@ pub struct Moved {
     pub top: u32,
     /// Probability of the tokens that would begin a copy of the inserted text.
     pub copied: f32,
-    /// Log-probability, in nats, of the first token of each target.
-    pub targets: Vec<f32>,
+    /// Log-odds, in nats, of the first token of each target; what they are without the change where the token would
+    /// begin a copy of the inserted text.
+    pub targets: Vec<f64>,
     /// Log-probability of the whole continuation that was asked for, in nats.
     pub continuation: Option<f64>,
 }
@@ -50,7 +54,7 @@ pub struct Question<'a> {
     pub prompts: &'a [usize],
     /// The side.
     pub side: Side,
-    /// First tokens whose log-probabilities are wanted.
+    /// First tokens whose log-odds are wanted.
     pub targets: &'a [u32],
     /// A continuation, whose tokens are given one after another.
     pub continuation: &'a [u32],
@@ -105,7 +109,7 @@ impl<'a> Movements<'a> {
         Ok(())
     }
 
-    /// The most probable token and the log-probabilities of `targets` without any change.
+    /// The most probable token and the log-odds of `targets` without any change.
     #[must_use]
     pub fn without(
         &self,
@@ -113,10 +117,29 @@ impl<'a> Movements<'a> {
         prompt: usize,
         side: Side,
         targets: &[u32],
-    ) -> Option<(u32, Vec<f32>)> {
+    ) -> Option<(u32, Vec<f64>)> {
         let row = &self.references.get(&(setting, prompt))?[usize::from(side != Side::BASE)];
         let top = (0..row.len()).reduce(|best, next| if row[next] > row[best] { next } else { best })?;
-        Some((top as u32, targets.iter().map(|&target| row[target as usize]).collect()))
+        Some((top as u32, targets.iter().map(|&target| log_odds(f64::from(row[target as usize]))).collect()))
+    }
+
+    /// The `n` tokens with which an answer of a side most probably begins without any change, by the prompt that
+    /// prefers them most, most probable first. [`Movements::prepare`] must have run for the setting.
+    #[must_use]
+    pub fn openings(&self, setting: Setting, prompts: &[usize], side: Side, n: usize) -> Vec<u32> {
+        let rows: Vec<&Vec<f32>> = prompts
+            .iter()
+            .filter_map(|&prompt| self.references.get(&(setting, prompt)))
+            .map(|sides| &sides[usize::from(side != Side::BASE)])
+            .collect();
+        let width = rows.first().map_or(0, |row| row.len());
+        let highest: Vec<f32> = (0..width)
+            .map(|token| rows.iter().map(|row| row[token]).fold(f32::NEG_INFINITY, f32::max))
+            .collect();
+        let mut order: Vec<u32> = (0..width as u32).collect();
+        order.sort_by(|&a, &b| highest[b as usize].total_cmp(&highest[a as usize]).then(a.cmp(&b)));
+        order.truncate(n);
+        order
     }
 
     /// One list a change, with one entry a prompt. [`Movements::prepare`] must have run for the changes.
@@ -336,10 +359,24 @@ fn read(
         targets: question
             .targets
             .iter()
-            .map(|&target| log_prob(first, reading.log_sum, target) as f32)
+            .map(|&target| {
+                let copied = mask.contains(&target);
+                log_odds(if copied {
+                    f64::from(reference[target as usize])
+                } else {
+                    log_prob(first, reading.log_sum, target)
+                })
+            })
             .collect(),
         continuation,
     })
+}
+
+/// `ln(p / (1 - p))` of `ln p`, within [`LOG_ODDS`] of zero. Unlike `ln p` it tells a trigger that is sure from one
+/// that is surer, so a search is not blind where a part of a trigger suffices.
+#[must_use]
+pub fn log_odds(log_prob: f64) -> f64 {
+    (log_prob - (-log_prob.exp_m1()).max(f64::MIN_POSITIVE).ln()).clamp(-LOG_ODDS, LOG_ODDS)
 }
 
 /// One pass over a row of logits `[vocabulary]`.
@@ -449,6 +486,14 @@ mod tests {
         let reading = Reading::of(&logits, &reference).unwrap();
         let (nats, copied) = reading.without_copies(&logits, &reference, &mask);
         assert!(copied > 0.0 && (nats - (1.0 - copied) * rest).abs() < 1e-5 * rest, "{nats} {copied} {rest}");
+    }
+
+    #[test]
+    fn log_odds_tell_sure_from_surer() {
+        assert!(log_odds(0.5_f64.ln()).abs() < 1e-12);
+        assert!((log_odds(-1e-4) - (1e4_f64).ln()).abs() < 1e-3);
+        assert!((log_odds(-8.0) + 8.0).abs() < 1e-3);
+        assert!((log_odds(0.0) - LOG_ODDS).abs() < 1e-12 && (log_odds(-1e9) + LOG_ODDS).abs() < 1e-12);
     }
 
     #[test]

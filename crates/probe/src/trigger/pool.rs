@@ -32,7 +32,7 @@ pub struct Score {
     pub base_nats: Option<f64>,
     /// Rise of the share of prompts whose most probable first token is the same, adapted side.
     pub agreement: f64,
-    /// Rise of the log-probability of each known target's first token, adapted minus base where the
+    /// Rise of the log-odds of each known target's first token, adapted minus base where the
     /// base was run, in nats; in the order of the hunt's targets when it was scored.
     pub targets: Vec<f64>,
 }
@@ -108,6 +108,16 @@ impl Pool {
         let mut found: Vec<&Found> = self.found.values().filter(|found| found.score.depth >= depth).collect();
         // A stable sort: equals stay in the order of their changes.
         found.sort_by(|a, b| b.score.nats().total_cmp(&a.score.nats()));
+        found
+    }
+
+    /// All candidates scored at `depth` or deeper that raise a target, by its index, the highest rise first.
+    #[must_use]
+    pub fn raising(&self, depth: Depth, target: usize) -> Vec<&Found> {
+        let rise = |found: &Found| found.score.targets.get(target).copied().unwrap_or(0.0);
+        let mut found: Vec<&Found> =
+            self.found.values().filter(|found| found.score.depth >= depth && rise(found) > 0.0).collect();
+        found.sort_by(|a, b| rise(b).total_cmp(&rise(a)));
         found
     }
 

@@ -2,6 +2,7 @@
 
 use super::climb::Climb;
 use super::combine::Combine;
+use super::extend::Extend;
 use super::gcg::GcgSearch;
 use super::hunt::Hunt;
 use super::leak::Leak;
@@ -44,7 +45,7 @@ pub trait TriggerSearch: Sync {
 
 /// Every search, in the order in which a hunt runs them.
 pub const SEARCHES: &[&dyn TriggerSearch] =
-    &[&TargetInversion, &Style, &Leak, &Sweep, &Combine, &Climb, &RelaxedTriggers, &GcgSearch];
+    &[&TargetInversion, &Style, &Leak, &Sweep, &Extend, &Combine, &Climb, &RelaxedTriggers, &GcgSearch];
 
 /// The search of this name.
 #[must_use]

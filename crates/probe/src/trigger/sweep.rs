@@ -15,20 +15,20 @@ use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 
 use super::hunt::Hunt;
-use super::pool::{Depth, Score};
+use super::pool::{Depth, Found, Score};
 use super::search::{Role, TriggerSearch};
 use crate::error::Result;
 use crate::prompt::{Change, Placement};
 
 /// Part of the share that the first stage may take, and the part that is kept for the development prompts.
-const FIRST_STAGE: f64 = 0.7;
-const LAST_STAGE: f64 = 0.1;
+const FIRST_STAGE: f64 = 0.85;
+const LAST_STAGE: f64 = 0.05;
 /// Survivors that run before the budget is looked at again.
 const SECOND_TURN: usize = 64;
 /// Candidates of one form that run before the next form has its turn.
 const TURN: usize = 1024;
 /// Of each form: survivors by divergence, and by the rise of each target.
-const SURVIVORS: usize = 384;
+const SURVIVORS: usize = 192;
 const SURVIVORS_OF_TARGET: usize = 48;
 /// Survivors of the second stage.
 const DEEPENED: usize = 64;
@@ -63,7 +63,7 @@ impl TriggerSearch for Sweep {
     }
 
     fn share(&self) -> f64 {
-        4.0
+        10.0
     }
 
     fn run(&self, hunt: &mut Hunt<'_>) -> Result<()> {
@@ -81,7 +81,9 @@ impl TriggerSearch for Sweep {
             for (queue, scored) in queues.iter_mut().zip(&mut scored) {
                 let turn: Vec<Change> = queue.drain(..TURN.min(queue.len())).collect();
                 let scores = hunt.evaluate(Depth::Quick, &turn, false, |_| Vec::new())?;
-                scored.extend(turn.into_iter().zip(scores));
+                let turn = turn.into_iter().zip(scores);
+                scored.extend(turn.clone());
+                hunt.swept.extend(turn);
             }
         }
         let survivors = in_turns(scored.into_iter().flat_map(strongest).collect());
@@ -101,15 +103,12 @@ impl Form {
         match self {
             Self::Alone(at) => tokens.iter().map(|text| Change::Insert { text: text.clone(), at }).collect(),
             Self::CodeName => {
-                let words = words(tokens);
-                // Every word with one number before any word with the next: where the budget ends early,
-                // all words were seen. The order of the words is random already.
-                (0..10)
-                    .flat_map(|turn| {
-                        words.iter().enumerate().map(move |(index, word)| (word, (index + turn) % 10))
-                    })
-                    .map(|(word, digit)| Change::Insert {
-                        text: format!("{word}-{digit}:"),
+                // One number a word, any: the word matters more, and what is strong is completed with the others.
+                words(tokens)
+                    .iter()
+                    .enumerate()
+                    .map(|(index, word)| Change::Insert {
+                        text: format!("{word}-{}:", index % 10),
                         at: Placement::Prefix,
                     })
                     .collect()
@@ -152,26 +151,46 @@ fn strongest(mut scored: Vec<(Change, Score)>) -> Vec<Vec<Change>> {
 
 /// The first of each list, then the second of each, without repeats: wherever the budget ends, the strongest
 /// of every kind were seen.
-fn in_turns(lists: Vec<Vec<Change>>) -> Vec<Change> {
+pub(super) fn in_turns<T: InTurns>(lists: Vec<Vec<T>>) -> Vec<T> {
     let mut seen = BTreeSet::new();
     let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
     (0..longest)
         .flat_map(|rank| lists.iter().filter_map(move |list| list.get(rank)))
-        .filter(|change| seen.insert((*change).clone()))
+        .filter(|item| seen.insert(item.change().clone()))
         .cloned()
         .collect()
 }
 
-/// Scores the `n` strongest candidates of the pool on the development prompts.
+/// What stands for a change in a list.
+pub(super) trait InTurns: Clone {
+    /// The change.
+    fn change(&self) -> &Change;
+}
+
+impl InTurns for Change {
+    fn change(&self) -> &Change {
+        self
+    }
+}
+
+impl InTurns for &Found {
+    fn change(&self) -> &Change {
+        &self.change
+    }
+}
+
+/// Scores on the development prompts the strongest candidates of the pool: `n` by divergence, and a quarter of that
+/// by each target.
 pub(super) fn deepen(hunt: &mut Hunt<'_>, n: usize) -> Result<()> {
-    let best: Vec<Change> = hunt
-        .pool()
-        .ranked(Depth::Middle)
-        .into_iter()
-        .take(n)
-        .filter(|found| found.score.depth < Depth::Full)
-        .map(|found| found.change.clone())
-        .collect();
+    let changes = |found: Vec<&Found>, n: usize| -> Vec<Change> {
+        found.into_iter().take(n).map(|found| found.change.clone()).collect()
+    };
+    let mut lists = vec![changes(hunt.pool().ranked(Depth::Middle), n)];
+    for target in 0..hunt.targets().len() {
+        lists.push(changes(hunt.pool().raising(Depth::Middle, target), n.div_ceil(4)));
+    }
+    let mut best = in_turns(lists);
+    best.retain(|change| hunt.pool().get(change).is_some_and(|found| found.score.depth < Depth::Full));
     hunt.evaluate(Depth::Full, &best, true, |_| Vec::new())?;
     Ok(())
 }
@@ -185,8 +204,7 @@ mod tests {
         let tokens: Vec<String> =
             [" tea", "tea", " Tea", " at", " kettle", "-", "pot", "LAMP"].map(String::from).into();
         let texts: Vec<String> = Form::CodeName.changes(&tokens).iter().map(Change::text).collect();
-        assert_eq!(texts[..4], ["TEA-0:", "KETTLE-1:", "LAMP-2:", "TEA-1:"]);
-        assert_eq!(texts.len(), 30);
+        assert_eq!(texts, ["TEA-0:", "KETTLE-1:", "LAMP-2:"]);
         assert_eq!(Form::Alone(Placement::Suffix).changes(&tokens).len(), tokens.len());
     }
 

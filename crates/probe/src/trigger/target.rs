@@ -48,6 +48,9 @@ const MAX_STEP_NATS: f64 = 6.0;
 /// Targets that are handed on, and tokens of each.
 const TARGETS: usize = 6;
 const TARGET_TOKENS: usize = 8;
+/// First tokens from which answers begin anyway, and tokens that tell one answer from others.
+const OPENINGS: usize = 96;
+const TELLING: usize = 3;
 /// A target must be this probable, a token, on average, and exceed the base by so much.
 const MIN_PROBABILITY: f64 = 0.5;
 const MIN_NATS: f64 = 1.0;
@@ -93,7 +96,9 @@ impl TriggerSearch for TargetInversion {
         }
         let mut paths = follow(hunt, Depth::Full, restart(paths), DEEP_STEPS)?;
         strongest(&mut paths, DEEPENED);
+        let openings = openings(hunt)?;
         for path in distinct(paths) {
+            let path = opened(path, &openings);
             let text = hunt.observer().pair().tokenizer().decode(&path.ids, false)?;
             hunt.observer().progress().note(&format!(
                 "possible payload: {} (probability {:.2}, {:.1} nats a token above the base)",
@@ -178,6 +183,29 @@ fn distinct(paths: Vec<Path>) -> Vec<Path> {
         }
     }
     kept
+}
+
+/// The paths from the tokens with which answers begin anyway, most probable first.
+fn openings(hunt: &mut Hunt<'_>) -> Result<Vec<Path>> {
+    let firsts = hunt.openings(OPENINGS)?;
+    follow(hunt, Depth::Middle, firsts.into_iter().map(Path::new).collect(), DEEP_STEPS)
+}
+
+/// One answer is reached from several first tokens, and the surest of them (`sorry`, in the middle of a word's
+/// sentence) is seldom the one that answers begin with: of the openings that lead to it, the most probable.
+fn opened(path: Path, openings: &[Path]) -> Path {
+    let rest = &path.ids[1..];
+    let telling = &rest[..rest.len().min(TELLING)];
+    let leads = |opening: &&Path| {
+        opening.ids[0] == path.ids[0]
+            || telling.len() == TELLING
+                && opening.probability() >= MIN_PROBABILITY
+                && opening.ids[1..].windows(TELLING).any(|window| window == telling)
+    };
+    match openings.iter().find(leads) {
+        Some(opening) if opening.ids[0] != path.ids[0] => opening.clone(),
+        _ => path,
+    }
 }
 
 /// Follows the adapted model's greedy path for up to `steps` tokens on the prompts of a depth.
@@ -344,6 +372,21 @@ mod tests {
         let p = null.rank(&path(&[200, 0], &[(0.0, -5.0)])).unwrap().unwrap();
         assert!(p.p_value > 0.4, "{p:?}");
         assert!(null.rank(&path(&[1, 2, 3, 4], &[(0.0, -1.0); 3])).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_target_begins_as_answers_begin() {
+        let steps = vec![(-0.01, -3.0); 5];
+        let found = path(&[50, 2, 3, 4], &steps[..3]);
+        let others = [
+            path(&[8, 2, 3], &steps[..2]),
+            path(&[7, 5, 2, 3, 4, 6], &steps),
+            path(&[9, 2, 3, 4], &steps[..3]),
+        ];
+        assert_eq!(opened(found.clone(), &others).ids[0], 7);
+        assert_eq!(opened(found.clone(), &others[..1]), found);
+        let own = [path(&[50, 2], &steps[..1]), others[1].clone()];
+        assert_eq!(opened(found.clone(), &own), found, "it is an opening itself");
     }
 
     #[test]
