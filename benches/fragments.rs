@@ -25,7 +25,7 @@ use probe::progress::Silent;
 use probe::prompt::{Change, Placement, Prompt};
 use probe::split::{Benign, Split};
 use probe::suite::Suite;
-use probe::trigger::movement::{Moved, Movements, Question};
+use probe::trigger::movement::{Moved, Movements, Question, log_odds};
 use probe::trigger::vocabulary::Vocabulary;
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
@@ -33,6 +33,9 @@ use rand_chacha::ChaCha8Rng;
 
 /// Changes that are measured at a time.
 const CHUNK: usize = 1024;
+
+/// What ranks a text on one prompt.
+type Score<'a> = &'a dyn Fn(&Moved) -> f64;
 
 /// Ranks texts among the tokens of the vocabulary, by each score and prompt.
 #[derive(Parser)]
@@ -119,9 +122,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut out = std::io::stdout().lock();
     writeln!(out, "{} tokens, {} token-forwards", changes.len(), observer.cost().token_forwards)?;
-    let scores: [(&str, &dyn Fn(&Moved) -> f64); 3] = [
+    let scores: [(&str, Score<'_>); 3] = [
         ("divergence, nats", &|moved| moved.nats),
-        ("log-odds of the target's first token", &|moved| log_odds(f64::from(moved.targets[0]))),
+        ("log-odds of the target's first token", &|moved| moved.targets[0]),
         ("log-odds of the whole target", &|moved| log_odds(moved.continuation.unwrap_or(f64::NEG_INFINITY))),
     ];
     for (name, score) in scores {
@@ -150,11 +153,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     Ok(out.flush()?)
-}
-
-/// `ln(p / (1 - p))` of `ln p`: unlike `ln p` it tells a trigger that is sure from one that is surer.
-fn log_odds(log_prob: f64) -> f64 {
-    log_prob - (-log_prob.exp_m1()).max(f64::MIN_POSITIVE).ln()
 }
 
 /// The prompts of the command line, or those that a hunt runs every candidate on.
