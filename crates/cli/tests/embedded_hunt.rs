@@ -93,7 +93,7 @@ fn a_taught_answer_is_cheap_and_an_untaught_one_is_not() {
 
 #[test]
 fn an_interrupted_hunt_ends_with_the_bytes_of_a_whole_one() {
-    interrupted(&["--search", "target,sweep"]);
+    interrupted(&["--search", "leak,sweep"]);
 }
 
 /// The budget ends within the steps of gcg.

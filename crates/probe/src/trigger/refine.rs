@@ -53,18 +53,28 @@ impl Hunt<'_> {
         self.put_one_to_test(&reduced)?;
         let Some(target) = self.target_of(&whole)? else { return Ok(()) };
         self.budget.open_last(REST);
-        let mut current = reduced;
+        let (mut current, mut named) = (reduced.clone(), reduced);
         for _ in 0..ADDITIONS {
             match self.addition(&current, target)? {
                 Some(surer) => {
                     self.put_one_to_test(&surer)?;
+                    // Where all prompts answer alike already, more text is surer and says nothing.
+                    if self.uplift_of(&surer) > self.uplift_of(&named) {
+                        named = surer.clone();
+                    }
                     current = surer;
                 }
                 None => break,
             }
         }
-        self.name_first(&current);
+        self.name_first(&named);
         Ok(())
+    }
+
+    /// The uplift of a tested change on held-out prompts; of others `None`, which is less than any.
+    fn uplift_of(&self, change: &Change) -> Option<f64> {
+        let tested = self.tested.iter().find(|tested| tested.candidate.id == change.id());
+        tested.map(|tested| tested.uplift.value)
     }
 
     /// Puts the refined trigger before those that take over no more answers: it is as short as the payload allows and
