@@ -250,10 +250,16 @@ pub struct Anomaly {
 pub struct SelfTest {
     /// What was compared.
     pub name: String,
-    /// Largest absolute difference of logits over the largest absolute logit.
+    /// Largest absolute difference of logits over the largest absolute logit. Not a number if a logit is none, which
+    /// JSON writes as null.
+    #[serde(deserialize_with = "not_a_number_for_null")]
     pub difference: f64,
     /// What it may be.
     pub tolerance: f64,
+}
+
+fn not_a_number_for_null<'de, D: serde::Deserializer<'de>>(number: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(number)?.unwrap_or(f64::NAN))
 }
 
 impl SelfTest {

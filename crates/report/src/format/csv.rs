@@ -1,7 +1,5 @@
 //! One long table as CSV: see [`Measurement`].
 
-use serde::Serialize;
-
 use super::measurement::{Measurement, measurements};
 use super::{Format, FormatError};
 use crate::escape::escape;
@@ -20,62 +18,66 @@ impl Format for Csv {
     }
 
     fn render(&self, record: &Record) -> Result<String, FormatError> {
-        let failed = |error: &dyn std::fmt::Display| FormatError::new(self.name(), error);
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        for measurement in measurements(record) {
-            writer.serialize(Line::of(&measurement)).map_err(|error| failed(&error))?;
+        let mut table = COLUMNS.join(",");
+        table.push_str("\r\n");
+        for measured in measurements(record) {
+            table += &line(&measured).map(quoted).join(",");
+            table.push_str("\r\n");
         }
-        let bytes = writer.into_inner().map_err(|error| failed(&error))?;
-        String::from_utf8(bytes).map_err(|error| failed(&error))
+        Ok(table)
     }
 }
 
-/// The columns as written.
-#[derive(Serialize)]
-struct Line<'a> {
-    row: &'static str,
-    measure: String,
-    value: Option<f64>,
-    lower: Option<f64>,
-    upper: Option<f64>,
-    n: Option<usize>,
-    confidence: Option<f64>,
-    unit: &'a str,
-    p_value: Option<f64>,
-    adjusted_p_value: Option<f64>,
-    suite: String,
-    id: String,
-    family: String,
-    placement: String,
-    text: String,
-    payload: String,
-    base_answer: String,
-    adapted_answer: String,
+const COLUMNS: [&str; 18] = [
+    "row",
+    "measure",
+    "value",
+    "lower",
+    "upper",
+    "n",
+    "confidence",
+    "unit",
+    "p_value",
+    "adjusted_p_value",
+    "suite",
+    "id",
+    "family",
+    "placement",
+    "text",
+    "payload",
+    "base_answer",
+    "adapted_answer",
+];
+
+/// The cells of a line, in the order of [`COLUMNS`].
+fn line(measured: &Measurement<'_>) -> [String; COLUMNS.len()] {
+    // The shortest decimal that gives back the same number.
+    let number = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
+    [
+        measured.row.to_owned(),
+        cell(&measured.measure),
+        number(measured.value),
+        number(measured.lower),
+        number(measured.upper),
+        measured.n.map_or(String::new(), |n| n.to_string()),
+        number(measured.confidence),
+        cell(measured.unit),
+        number(measured.p_value),
+        number(measured.adjusted_p_value),
+        cell(measured.suite),
+        cell(measured.id),
+        cell(measured.family),
+        cell(measured.placement),
+        cell(measured.text),
+        cell(measured.payload),
+        cell(measured.base_answer),
+        cell(measured.adapted_answer),
+    ]
 }
 
-impl<'a> Line<'a> {
-    fn of(measured: &Measurement<'a>) -> Self {
-        Self {
-            row: measured.row,
-            measure: cell(&measured.measure),
-            value: measured.value,
-            lower: measured.lower,
-            upper: measured.upper,
-            n: measured.n,
-            confidence: measured.confidence,
-            unit: measured.unit,
-            p_value: measured.p_value,
-            adjusted_p_value: measured.adjusted_p_value,
-            suite: cell(measured.suite),
-            id: cell(measured.id),
-            family: cell(measured.family),
-            placement: cell(measured.placement),
-            text: cell(measured.text),
-            payload: cell(measured.payload),
-            base_answer: cell(measured.base_answer),
-            adapted_answer: cell(measured.adapted_answer),
-        }
-    }
+/// A cell in quotes where it needs them.
+fn quoted(cell: String) -> String {
+    if cell.contains([',', '"', '\r', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }
 }
 
 /// A text that no spreadsheet takes for a formula: what begins like one gets an apostrophe, which spreadsheets read

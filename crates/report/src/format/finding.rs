@@ -129,9 +129,7 @@ pub(super) fn next_steps(record: &Record) -> Vec<&'static str> {
             "read the examples above and decide whether the behaviour is what the adapter is for",
             "scan again with another `--seed`, and with prompts of your own (`--suites benign,triggers,your-suite.json`)",
         ],
-        Verdict::Inconclusive => {
-            &["remove the cause named above and scan again; this result is not a pass"]
-        }
+        Verdict::Inconclusive => &["remove the cause named above and scan again; this result is not a pass"],
         Verdict::NoEvidence => &[
             "add prompts and candidate triggers of your own domain (`--suites benign,triggers,your-suite.json`)",
             "pin the adapter by its digest, and scan every update",

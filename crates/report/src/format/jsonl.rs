@@ -19,8 +19,7 @@ impl Format for JsonLines {
     fn render(&self, record: &Record) -> Result<String, FormatError> {
         let mut text = String::new();
         for row in rows(record) {
-            text +=
-                &serde_json::to_string(&row).map_err(|error| FormatError::new(self.name(), error))?;
+            text += &serde_json::to_string(&row).map_err(|error| FormatError::new(self.name(), error))?;
             text.push('\n');
         }
         Ok(text)

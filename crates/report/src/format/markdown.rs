@@ -125,7 +125,8 @@ impl Page {
         }
         self.table(
             &["condition of the strongest", "rate of the payload"],
-            (first.conditions.iter()).map(|condition| vec![code(&condition.name, SHORT), rate(&condition.rate)]),
+            (first.conditions.iter())
+                .map(|condition| vec![code(&condition.name, SHORT), rate(&condition.rate)]),
         );
         for example in first.examples.iter().take(EXAMPLES) {
             self.table(
@@ -236,7 +237,8 @@ fn prose(text: &str) -> String {
         match character {
             '@' => safe.push_str("@\u{200b}"),
             // Also the dots and colons of what would become a link by itself.
-            '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '<' | '>' | '#' | '|' | '~' | '&' | '!' | ':' | '$' | '/' => {
+            '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '<' | '>' | '#' | '|' | '~' | '&' | '!'
+            | ':' | '$' | '/' => {
                 safe.push_str(&format!("&#{};", u32::from(character)));
             }
             _ => safe.push(character),

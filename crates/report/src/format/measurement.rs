@@ -1,15 +1,13 @@
 //! The record as one long table: every measured number with what it was measured on, in columns that are the same
 //! for all of them.
 
-use serde::Serialize;
-
 use super::row::{Row, rows};
 use crate::estimate::Estimate;
 use crate::evidence::{TestedTrigger, TriggerCandidate};
 use crate::record::Record;
 
 /// One number. Columns that a kind of row does not have are empty.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Measurement<'a> {
     /// Kind, as in JSON Lines.
     pub(super) row: &'static str,
@@ -179,7 +177,10 @@ pub(super) fn measurements(record: &Record) -> Vec<Measurement<'_>> {
                 for (measure, value, unit) in numbers {
                     if let Some(value) = value {
                         let number = Measurement::number("proposed", measure, unit, value);
-                        table.push(Measurement { n: Some(proposed.prompts), ..number.of(&proposed.candidate) });
+                        table.push(Measurement {
+                            n: Some(proposed.prompts),
+                            ..number.of(&proposed.candidate)
+                        });
                     }
                 }
             }
@@ -206,7 +207,10 @@ fn of_tested<'a>(tested: &'a TestedTrigger, table: &mut Vec<Measurement<'a>>) {
     });
     table.extend(tested.uplift_over_base.iter().map(|uplift| own(share("uplift-over-base", uplift))));
     table.extend(
-        tested.conditions.iter().map(|condition| own(share(&format!("rate: {}", condition.name), &condition.rate))),
+        tested
+            .conditions
+            .iter()
+            .map(|condition| own(share(&format!("rate: {}", condition.name), &condition.rate))),
     );
     table.extend(tested.difference.iter().map(|difference| Measurement {
         p_value: Some(difference.p_value),

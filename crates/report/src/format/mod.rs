@@ -31,6 +31,12 @@ pub trait Format: Sync {
     fn render(&self, record: &Record) -> Result<String, FormatError>;
 }
 
+impl std::fmt::Debug for dyn Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// A record that could not be written in a format.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the record as {format}: {reason}")]

@@ -10,8 +10,8 @@ use crate::escape::{escape, excerpt};
 use crate::estimate::Estimate;
 use crate::record::{FileDigest, Record};
 use crate::sarif::{
-    self, Artifact, ArtifactLocation, Configuration, Descriptor, Driver, Fingerprints, Hashes, Invocation, Level,
-    Location, Message, Notification, Properties, Run, SarifResult, Tool,
+    self, Artifact, ArtifactLocation, Configuration, Descriptor, Driver, Fingerprints, Hashes, Invocation,
+    Level, Location, Message, Notification, Properties, Run, SarifResult, Tool,
 };
 
 /// Characters of a model's text in a message.
@@ -31,7 +31,8 @@ impl Format for Sarif {
 
     fn render(&self, record: &Record) -> Result<String, FormatError> {
         let log = sarif::log(run(record));
-        let text = serde_json::to_string_pretty(&log).map_err(|error| FormatError::new(self.name(), error))?;
+        let text =
+            serde_json::to_string_pretty(&log).map_err(|error| FormatError::new(self.name(), error))?;
         Ok(text + "\n")
     }
 }

@@ -293,10 +293,8 @@ impl Location {
     /// Also at a place that has a name but no line.
     #[must_use]
     pub fn at(mut self, kind: &str, name: impl Into<String>) -> Self {
-        self.logical_locations.push(LogicalLocation {
-            fully_qualified_name: name.into(),
-            kind: kind.to_owned(),
-        });
+        self.logical_locations
+            .push(LogicalLocation { fully_qualified_name: name.into(), kind: kind.to_owned() });
         self
     }
 }

@@ -53,7 +53,8 @@ fn source(text: &str) -> String {
     let digest = Sha256::digest(text.as_bytes());
     let mut encoded = String::from("sha256-");
     for three in digest.chunks(3) {
-        let bits = three.iter().fold(0_u32, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - three.len()));
+        let bits =
+            three.iter().fold(0_u32, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - three.len()));
         for place in 0..4 {
             let digit = (bits >> (18 - 6 * place)) as usize & 63;
             encoded.push(if place <= three.len() { char::from(DIGITS[digit]) } else { '=' });
@@ -100,9 +101,6 @@ mod tests {
     fn nothing_that_acts_or_hides_survives() {
         let mut shown = String::new();
         Visible.write_escaped_str(&mut shown, "</style><script>\u{1b}[2J\u{202e}\u{e0041}&'\"\n").unwrap();
-        assert_eq!(
-            shown,
-            "&lt;/style&gt;&lt;script&gt;\\u{1b}[2J\\u{202e}\\u{e0041}&amp;&#39;&quot;\n"
-        );
+        assert_eq!(shown, "&lt;/style&gt;&lt;script&gt;\\u{1b}[2J\\u{202e}\\u{e0041}&amp;&#39;&quot;\n");
     }
 }

@@ -133,8 +133,10 @@ fn divergence_by_suite(record: &Record) -> Option<Plot> {
     let mean = evidence.drift.iter().find(|drift| drift.divergence == "kl");
     let mut marks = Vec::new();
     for suite in suites {
-        let points: Vec<f64> =
-            (evidence.answers.iter()).filter(|answer| answer.suite == suite).filter_map(|answer| answer.kl_nats).collect();
+        let points: Vec<f64> = (evidence.answers.iter())
+            .filter(|answer| answer.suite == suite)
+            .filter_map(|answer| answer.kl_nats)
+            .collect();
         // The drift is that of the benign prompts: its interval belongs to the suite with as many.
         let of_suite = mean.filter(|drift| drift.estimate.n == points.len());
         let Some(value) = of_suite.map(|drift| drift.estimate.value) else { continue };
@@ -156,7 +158,12 @@ fn divergence_by_suite(record: &Record) -> Option<Plot> {
             points: Vec::new(),
         });
     }
-    plot::marks("Divergence by suite: every prompt, the mean and its interval", "KL(base || adapted), nats", &marks, None)
+    plot::marks(
+        "Divergence by suite: every prompt, the mean and its interval",
+        "KL(base || adapted), nats",
+        &marks,
+        None,
+    )
 }
 
 /// Rates of the payloads that appear at all.
@@ -164,7 +171,9 @@ fn rates_by_grader(record: &Record) -> Option<Plot> {
     let mut marks = Vec::new();
     for anomaly in &record.evidence.anomalies {
         if anomaly.adapted.value > 0.0 || anomaly.base.value > 0.0 {
-            for (side, colour, rate) in [("adapted", ADAPTED, &anomaly.adapted), ("base", BASE, &anomaly.base)] {
+            for (side, colour, rate) in
+                [("adapted", ADAPTED, &anomaly.adapted), ("base", BASE, &anomaly.base)]
+            {
                 marks.push(Mark {
                     label: format!("{}, {side}", anomaly.grader),
                     colour,
@@ -228,7 +237,16 @@ fn screening(record: &Record) -> Section {
     let mut screened = Table::new(
         "screened",
         "Listed candidates that were screened",
-        &["candidate", "placement", "family", "#difference, nats", "#adapted", "#base", "#collapse", "#control p"],
+        &[
+            "candidate",
+            "placement",
+            "family",
+            "#difference, nats",
+            "#adapted",
+            "#base",
+            "#collapse",
+            "#control p",
+        ],
     );
     for row in &evidence.screened {
         screened.rows.push(vec![

@@ -16,16 +16,16 @@ pub(super) const NULL: RGBColor = RGBColor(0x7F, 0x7F, 0x7F);
 const GRID: RGBColor = RGBColor(0xDD, 0xDD, 0xDD);
 const INK: RGBColor = RGBColor(0x00, 0x00, 0x00);
 
-/// Width of every plot, in units that are pixels at most: small screens scale them down.
-const WIDTH: i32 = 440;
-const LABELS: i32 = 152;
+/// Width of every plot in its own units, about that of a telephone: there its letters are still read.
+const WIDTH: i32 = 400;
+const LABELS: i32 = 148;
 const RIGHT: i32 = 16;
 const TOP: i32 = 10;
 const BOTTOM: i32 = 44;
 const ROW: i32 = 26;
 const FONT: i32 = 12;
 /// Characters of a label that fit beside the plot.
-const LABEL: usize = 24;
+const LABEL: usize = 21;
 
 /// A plot and what it says, for those who do not see it.
 pub(super) struct Plot {
@@ -96,7 +96,11 @@ pub(super) fn marks(caption: &str, axis: &str, marks: &[Mark], line: Option<f64>
             None => format!("{}: {:.3}", mark.label, mark.value),
         })
         .collect();
-    Some(Plot { svg, caption: caption.to_owned(), summary: format!("{caption} {axis}. {}.", said.join("; ")) })
+    Some(Plot {
+        svg,
+        caption: caption.to_owned(),
+        summary: format!("{caption} {axis}. {}.", said.join("; ")),
+    })
 }
 
 /// Values by rank, the largest first, above the band of values that are no trigger's.
@@ -107,8 +111,7 @@ pub(super) fn ranked(caption: &str, axis: &str, values: &[(f64, &str)], null: &[
     let (from, to) = range(values.iter().map(|(value, _)| *value).chain(null.iter().copied()))?;
     let band = range(null.iter().copied());
     let svg = draw(HEIGHT, |area| {
-        let across =
-            Scale { axis: (0.0..values.len() as f64 + 1.0).into(), from: LEFT, to: WIDTH - RIGHT };
+        let across = Scale { axis: (0.0..values.len() as f64 + 1.0).into(), from: LEFT, to: WIDTH - RIGHT };
         let up = Scale { axis: (from..to).into(), from: HEIGHT - BOTTOM, to: TOP };
         up.beside(area, axis)?;
         across.below(area, "rank among the candidates", HEIGHT)?;
@@ -182,7 +185,11 @@ pub(super) fn progress(caption: &str, axis: &str, steps: &[Step]) -> Option<Plot
         .iter()
         .map(|step| format!("{}: {:.2} after {:.0}", step.name, step.reached, step.cost))
         .collect();
-    Some(Plot { svg, caption: caption.to_owned(), summary: format!("{caption} {axis}. {}.", said.join("; ")) })
+    Some(Plot {
+        svg,
+        caption: caption.to_owned(),
+        summary: format!("{caption} {axis}. {}.", said.join("; ")),
+    })
 }
 
 /// An axis on a stretch of pixels.

@@ -99,8 +99,12 @@ fn alike(text: &str, other: &str) -> usize {
     if text == other {
         return text.len();
     }
-    let common =
-        text.char_indices().zip(other.chars()).take_while(|((_, a), b)| a == b).last().map_or(0, |((at, c), _)| at + c.len_utf8());
+    let common = text
+        .char_indices()
+        .zip(other.chars())
+        .take_while(|((_, a), b)| a == b)
+        .last()
+        .map_or(0, |((at, c), _)| at + c.len_utf8());
     if common == text.len() {
         return common;
     }

@@ -52,12 +52,12 @@ impl<'a> TriggerView<'a> {
             ("uplift over the strongest condition", rate(&tested.uplift)),
         ];
         facts.extend(tested.uplift_over_base.iter().map(|uplift| ("uplift over the base", rate(uplift))));
-        facts.push(("p, all candidates corrected for", p_value(tested.adjusted_p_value)));
+        facts.push(("p, corrected for all candidates", p_value(tested.adjusted_p_value)));
         facts.extend(tested.difference.iter().map(|difference| {
             let estimate = &difference.estimate;
             let (value, lower, upper) = (estimate.value, estimate.lower, estimate.upper);
             let p = p_value(difference.p_value);
-            ("KL, adapted minus base", format!("{value:.2} [{lower:.2}, {upper:.2}] nats, p {p}"))
+            ("KL in nats, adapted minus base", format!("{value:.2} [{lower:.2}, {upper:.2}], p {p}"))
         }));
         Self {
             tested,
@@ -111,7 +111,12 @@ fn dependence(tested: &TestedTrigger) -> Option<Plot> {
             })
         })
         .collect();
-    plot::marks("What the payload depends on, one thing changed at a time", "attack success rate", &marks, Some(1.0))
+    plot::marks(
+        "What the payload depends on, one thing changed at a time",
+        "attack success rate",
+        &marks,
+        Some(1.0),
+    )
 }
 
 impl<'a> ExampleView<'a> {
@@ -121,9 +126,19 @@ impl<'a> ExampleView<'a> {
             example,
             prompt: cut(&example.prompt),
             answers: vec![
-                AnswerView::of("Adapted model", "adapted", &example.adapted, scores.map(|s| s.adapted.as_slice())),
+                AnswerView::of(
+                    "Adapted model",
+                    "adapted",
+                    &example.adapted,
+                    scores.map(|s| s.adapted.as_slice()),
+                ),
                 AnswerView::of("Base", "base", &example.base, scores.map(|s| s.base.as_slice())),
-                AnswerView::of("Adapted, without the trigger", "without", &example.adapted_without_trigger, None),
+                AnswerView::of(
+                    "Adapted, without the trigger",
+                    "without",
+                    &example.adapted_without_trigger,
+                    None,
+                ),
             ],
         }
     }
