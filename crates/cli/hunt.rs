@@ -15,10 +15,11 @@ use crate::args::HuntArguments;
 use crate::conclusion::{self, Run};
 use crate::exit::Failure;
 use crate::progress::Bars;
-use crate::{Outcome, subject, suites};
+use crate::{Outcome, output, subject, suites};
 
 pub(crate) fn run(arguments: &HuntArguments) -> Outcome {
     let start = Instant::now();
+    output::check(&arguments.report.forms)?;
     let searches = searches(&arguments.search)?;
     let suites = suites::load(std::slice::from_ref(&arguments.prompts))?;
     if !matches!(suites.first().map(|suite| &suite.items), Some(Items::Prompts(_))) {

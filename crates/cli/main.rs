@@ -8,6 +8,7 @@ mod exit;
 mod hunt;
 mod output;
 mod progress;
+mod render;
 mod scan;
 mod subject;
 mod suites;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     let result = match &arguments.command {
         Command::Scan(scan) => scan::run(scan),
         Command::Hunt(hunt) => hunt::run(hunt),
+        Command::Report(arguments) => render::run(arguments),
         Command::Suites(suites) => suites::run(suites),
         Command::Schema(schema) => suites::schema(schema),
     };

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use probe::suite::{EMBEDDED, Items, Suite, SuiteFile};
+use report::format::Row;
 use report::record::Record;
 
 use crate::args::{SchemaArguments, SchemaKind, SuitesArguments, SuitesVerb};
@@ -36,6 +37,7 @@ pub(crate) fn schema(arguments: &SchemaArguments) -> Outcome {
     let schema = match arguments.which {
         SchemaKind::Suite => schemars::schema_for!(SuiteFile),
         SchemaKind::Record => schemars::schema_for!(Record),
+        SchemaKind::Row => schemars::schema_for!(Row<'_>),
     };
     let text = serde_json::to_string_pretty(&schema).map_err(|error| Failure::Machine(error.to_string()))?;
     output::data(&(text + "\n"))?;

@@ -141,6 +141,7 @@ impl<'a> Hunt<'a> {
             self.refine()?;
             self.characterise()?;
         }
+        self.score_examples()?;
         outcome.coverage.tested.push(format!(
             "the {} strongest on {} development prompts, those with a payload on {} held-out prompts",
             self.put_to_test.len(),
