@@ -8,6 +8,7 @@ mod archive;
 pub mod file;
 mod filesystem;
 pub mod findings;
+mod gguf;
 pub mod kind;
 mod limit;
 mod limits;
@@ -59,6 +60,7 @@ pub const CHECKS: &[&dyn Check] = &[
     &pickle::check::Pickles,
     &safetensors::Safetensors,
     &weights::Weights,
+    &gguf::Gguf,
 ];
 
 /// Every rule, by family and number.

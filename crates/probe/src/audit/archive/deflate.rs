@@ -28,9 +28,12 @@ fn outcome(result: Result<Vec<u8>, inflate::DecompressError>) -> (Vec<u8>, Optio
     }
 }
 
-/// Whether so many bytes out of so few are a bomb rather than a file that packs well.
-pub(super) fn is_bomb(packed: usize, unpacked: usize) -> bool {
-    unpacked > (4 << 20) && unpacked / packed.max(1) > limits::EXPANSION
+/// Whether so many bytes out of so few are a bomb rather than a file that packs well. What came out before the limit
+/// is only a part of it.
+pub(super) fn is_bomb(packed: usize, unpacked: usize, stop: Option<&Stop>) -> bool {
+    let expansion = unpacked / packed.max(1);
+    unpacked > (4 << 20)
+        && (expansion > limits::EXPANSION || (matches!(stop, Some(Stop::Limit)) && expansion > 16))
 }
 
 /// The content of a gzip or zlib stream as one member.
@@ -50,7 +53,7 @@ pub(super) fn stream(archive: &File, allowance: &mut Allowance, problems: &mut V
     allowance.bytes = allowance.bytes.saturating_sub(content.len());
     allowance.members = allowance.members.saturating_sub(1);
     let name = archive.name().rsplit_once('.').map_or("content", |(stem, _)| stem).to_owned();
-    if is_bomb(bytes.len(), content.len()) {
+    if is_bomb(bytes.len(), content.len(), stop.as_ref()) {
         problems.push(Problem::Bomb { member: name.clone(), packed: bytes.len() });
     }
     match stop {

@@ -6,6 +6,7 @@ pub(super) mod tar;
 mod zip;
 
 use super::file::File;
+use super::gguf;
 use super::kind::Kind;
 use super::limits;
 
@@ -71,6 +72,9 @@ pub(super) fn expand(archive: &mut File, allowance: &mut Allowance) -> Vec<File>
         match archive.kind {
             Kind::Zip => zip::members(&archive.bytes, allowance, &mut problems),
             Kind::Tar => tar::members(&archive.bytes, allowance, &mut problems),
+            Kind::Gguf => {
+                gguf::templates(archive).into_iter().map(|(name, bytes)| Member { name, bytes }).collect()
+            }
             Kind::Gzip | Kind::Zlib => deflate::stream(archive, allowance, &mut problems),
             // Something that is no archive at its start can be one for a reader that looks at its end.
             Kind::Text | Kind::Empty => Vec::new(),

@@ -129,7 +129,7 @@ fn member(bytes: &[u8], entry: &Entry, allowance: &Allowance, problems: &mut Vec
             return None;
         }
     };
-    if deflate::is_bomb(if open { 0 } else { entry.packed }, content.len()) {
+    if deflate::is_bomb(if open { data.len() } else { entry.packed }, content.len(), stop.as_ref()) {
         problems.push(Problem::Bomb { member: name.clone(), packed: entry.packed });
     }
     match stop {

@@ -3,57 +3,15 @@
 use report::audit::{Finding, Rule, Severity};
 
 use super::imports::{Trust, trust};
-use super::{Walk, walk};
+use super::rules::{
+    self, BOMB, DAMAGED, DANGEROUS, DISGUISED, HIDDEN, LEFTOVER, OBJECT_ARRAY, ONLY_PICKLE, PROGRAM, SHADOW,
+};
+use super::{Walk, arrays, walk};
 use crate::audit::Check;
 use crate::audit::file::File;
 use crate::audit::findings::Findings;
 use crate::audit::kind::Kind;
-
-const DANGEROUS: Rule = Rule {
-    id: "SER-001",
-    severity: Severity::Critical,
-    cwe: 502,
-    title: "A pickle that runs code when it is loaded",
-    help: "The pickle imports or calls something that is not needed to rebuild data: commands, evaluation of code, files, connections, or a name that nobody vouches for. Loading it runs that with the rights of the user. The opcodes were listed, never run.",
-    remediation: "Do not load the file, also not to look into it. Report the repository, and ask the author for safetensors.",
-    gap: false,
-};
-const DISGUISED: Rule = Rule {
-    id: "SER-002",
-    severity: Severity::Critical,
-    cwe: 434,
-    title: "A pickle or archive under the name of something else",
-    help: "The content is a pickle, or an archive with one, but the name says otherwise: safetensors, text, a picture. Loaders that look at the content run it.",
-    remediation: "Do not load the file; ask the author for real safetensors.",
-    gap: false,
-};
-const DAMAGED: Rule = Rule {
-    id: "SER-003",
-    severity: Severity::High,
-    cwe: 20,
-    title: "A pickle that is damaged behind its imports",
-    help: "The opcodes cannot be read to their end. A loader runs everything before the damage, which is why such files are made: scanners that give up on the error report nothing.",
-    remediation: "Do not load the file; download it again if you trust its author.",
-    gap: false,
-};
-const BOMB: Rule = Rule {
-    id: "SER-004",
-    severity: Severity::High,
-    cwe: 400,
-    title: "A pickle that grows without bound",
-    help: "Containers that hold the same earlier container several times, over and over: a small file that fills the memory of whoever loads it.",
-    remediation: "Do not load the file.",
-    gap: false,
-};
-const LEFTOVER: Rule = Rule {
-    id: "SER-005",
-    severity: Severity::Low,
-    cwe: 502,
-    title: "A pickle that rebuilds data only",
-    help: "The pickle imports nothing but tensors, arrays, containers and settings of trainers, as training leaves them behind. Nothing of it is needed to use the adapter.",
-    remediation: "Leave it out of what you deploy; if you need it, load it with `weights_only=True`.",
-    gap: false,
-};
+use crate::audit::repository::Repository;
 
 /// Pickles, by their content.
 pub(in crate::audit) struct Pickles;
@@ -71,37 +29,177 @@ impl Check for Pickles {
     }
 
     fn rules(&self) -> &'static [Rule] {
-        &[DANGEROUS, DISGUISED, DAMAGED, BOMB, LEFTOVER]
+        rules::ALL
     }
 
     fn wants(&self, file: &File) -> bool {
-        file.kind == Kind::Pickle
+        match file.kind {
+            Kind::Pickle | Kind::Npy | Kind::Zip | Kind::Hdf5 | Kind::Binary | Kind::Media(_) => true,
+            Kind::Text => file.whole,
+            _ => false,
+        }
     }
 
     fn file(&self, file: &File, findings: &mut Findings) {
-        let mut offset = 0;
-        let mut worst = Trust::Harmless;
-        for _ in 0..IN_A_ROW {
-            let rest = &file.bytes[offset..];
-            if rest.is_empty() || (offset > 0 && !super::is_pickle(rest)) {
-                break;
+        match file.kind {
+            Kind::Pickle => pickle(file, findings),
+            Kind::Npy => array(file, findings),
+            Kind::Hdf5 if contains(&file.bytes, b"\"Lambda\"") => {
+                let message = "a Keras model with a Lambda layer, whose code is stored in it";
+                findings.in_file(file, Finding::new(&PROGRAM, &file.path, message));
             }
-            let walk = walk(rest);
-            worst = worst.max(judge(file, offset, &walk, findings));
-            if !walk.stopped {
-                break;
+            Kind::Text => {
+                if let Some((at, walk)) = file.text().and_then(arrays::encoded) {
+                    hidden(file, at, &walk, "as base64", findings);
+                }
+                let keras = file.name() == "config.json"
+                    && file.text().is_some_and(|text| text.contains("\"class_name\": \"Lambda\""));
+                if keras {
+                    let message = "a Keras model with a Lambda layer, whose code is stored in it";
+                    findings.in_file(file, Finding::new(&PROGRAM, &file.path, message));
+                }
             }
-            offset += walk.end;
-        }
-        if !file.is_member() && !EXTENSIONS.contains(&file.extension().as_str()) {
-            let message = format!("`{}` is a Python pickle by its content", file.name());
-            findings.in_file(file, Finding::new(&DISGUISED, &file.path, message));
-        }
-        if worst == Trust::Harmless {
-            let message = "it rebuilds tensors, arrays and settings, and imports nothing else";
-            findings.in_file(file, Finding::new(&LEFTOVER, &file.path, message));
+            Kind::Binary | Kind::Media(_) => {
+                if let Some((at, walk)) = arrays::hidden(&file.bytes) {
+                    hidden(file, at, &walk, "in other data", findings);
+                }
+            }
+            _ => {}
         }
     }
+
+    fn repository(&self, repository: &Repository, findings: &mut Findings) {
+        for file in &repository.files {
+            if is_torchscript(repository, file) {
+                let message = "a TorchScript archive, which holds programs";
+                findings.in_file(file, Finding::new(&PROGRAM, &file.path, message));
+            }
+            if is_disguised_archive(repository, file) {
+                let message = format!("{} with a Python pickle in it", file.kind.name());
+                findings.in_file(file, Finding::new(&DISGUISED, &file.path, message));
+            }
+            if !is_pickled_weights(file) {
+                continue;
+            }
+            let folder = file.folder();
+            let safe = repository.files.iter().any(|other| {
+                other.kind == Kind::Safetensors && other.folder() == folder && !other.is_member()
+            });
+            let (rule, message) = if safe {
+                (&SHADOW, "weights as a pickle beside safetensors")
+            } else {
+                (&ONLY_PICKLE, "weights as a pickle, and no safetensors beside them")
+            };
+            findings.in_file(file, Finding::new(rule, &file.path, message));
+        }
+    }
+}
+
+/// How files of weights are called, whatever follows: not the states of optimizers and trainers.
+const WEIGHTS: &[&str] = &[
+    "adapter_model",
+    "adapters",
+    "adapter.",
+    "adapter_weights",
+    "pytorch_model",
+    "pytorch_lora",
+    "model.",
+    "model-",
+    "lora",
+    "consolidated",
+    "non_lora_trainables",
+    "value_head",
+    "weights",
+    "tf_model",
+    "flax_model",
+];
+
+/// Whether a file is weights in a format that is a pickle.
+fn is_pickled_weights(file: &File) -> bool {
+    let extension = file.extension();
+    let named = matches!(extension.as_str(), "bin" | "pt" | "pth" | "ckpt" | "pkl" | "pickle");
+    let name = file.name().to_lowercase();
+    !file.is_member()
+        && named
+        && matches!(file.kind, Kind::Pickle | Kind::Zip | Kind::Tar)
+        && WEIGHTS.iter().any(|start| name.starts_with(start))
+}
+
+/// Names under which archives are expected, besides those of pickles.
+const ARCHIVES: &[&str] = &["zip", "tar", "gz", "tgz", "z", "keras", "nemo", "whl", "egg"];
+
+/// Whether an archive with a pickle in it goes by a name that promises something else.
+fn is_disguised_archive(repository: &Repository, file: &File) -> bool {
+    let extension = file.extension();
+    matches!(file.kind, Kind::Zip | Kind::Tar | Kind::Gzip | Kind::Zlib)
+        && !file.is_member()
+        && !EXTENSIONS.contains(&extension.as_str())
+        && !ARCHIVES.contains(&extension.as_str())
+        && repository.files.iter().any(|member| {
+            let inside = member.path.strip_prefix(&file.path).is_some_and(|rest| rest.starts_with("!/"));
+            inside && member.kind == Kind::Pickle
+        })
+}
+
+/// TorchScript archives have a folder of code beside their constants.
+fn is_torchscript(repository: &Repository, file: &File) -> bool {
+    file.kind == Kind::Zip
+        && repository.files.iter().any(|member| {
+            let inside = member.path.strip_prefix(&file.path).and_then(|rest| rest.strip_prefix("!/"));
+            inside.is_some_and(|path| {
+                path.contains("code/__torch__")
+                    || path.ends_with(".debug_pkl")
+                    || path.ends_with("/constants.pkl")
+            })
+        })
+}
+
+/// One pickle or several in a row.
+fn pickle(file: &File, findings: &mut Findings) {
+    let worst = row(file, 0, findings);
+    if !file.is_member() && !EXTENSIONS.contains(&file.extension().as_str()) {
+        let message = format!("`{}` is a Python pickle by its content", file.name());
+        findings.in_file(file, Finding::new(&DISGUISED, &file.path, message));
+    }
+    if worst == Trust::Harmless {
+        let message = "it rebuilds tensors, arrays and settings, and imports nothing else";
+        findings.in_file(file, Finding::new(&LEFTOVER, &file.path, message));
+    }
+}
+
+/// The worst import of pickles in a row from an offset.
+fn row(file: &File, mut offset: usize, findings: &mut Findings) -> Trust {
+    let mut worst = Trust::Harmless;
+    for _ in 0..IN_A_ROW {
+        let rest = file.bytes.get(offset..).unwrap_or_default();
+        if rest.is_empty() || (offset > 0 && !super::is_pickle(rest)) {
+            break;
+        }
+        let walk = walk(rest);
+        worst = worst.max(judge(file, offset, &walk, findings));
+        if !walk.stopped {
+            break;
+        }
+        offset += walk.end;
+    }
+    worst
+}
+
+fn array(file: &File, findings: &mut Findings) {
+    if let Some(pickle) = arrays::objects(&file.bytes) {
+        findings.in_file(file, Finding::new(&OBJECT_ARRAY, &file.path, "its elements are pickled objects"));
+        row(file, file.bytes.len() - pickle.len(), findings);
+    }
+}
+
+fn hidden(file: &File, at: usize, walk: &Walk, how: &str, findings: &mut Findings) {
+    let calls: Vec<String> = walk.imports.iter().filter(|import| import.used).map(|i| i.path()).collect();
+    let message = format!("a pickle {how} that calls {}", calls.join(", "));
+    findings.in_file(file, Finding::new(&HIDDEN, &file.path, message).at(format!("byte {at}")));
+}
+
+fn contains(bytes: &[u8], what: &[u8]) -> bool {
+    bytes.windows(what.len()).any(|window| window == what)
 }
 
 /// Findings of one walk; how far its worst import is understood.

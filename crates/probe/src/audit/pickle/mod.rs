@@ -1,10 +1,12 @@
 //! Pickles, read without ever running them: a walk over the opcodes with a model of the stack, which lists what would
 //! be imported and called.
 
+mod arrays;
 pub(super) mod check;
 mod imports;
 mod machine;
 mod opcodes;
+mod rules;
 
 pub(super) use machine::{Walk, walk};
 
