@@ -2,12 +2,14 @@
 
 mod allocator;
 mod args;
+mod audit;
 mod conclusion;
 mod embedded;
 mod exit;
 mod hunt;
 mod output;
 mod progress;
+mod rules;
 mod scan;
 mod subject;
 mod suites;
@@ -26,6 +28,8 @@ fn main() -> ExitCode {
     let result = match &arguments.command {
         Command::Scan(scan) => scan::run(scan),
         Command::Hunt(hunt) => hunt::run(hunt),
+        Command::Audit(audit) => audit::run(audit),
+        Command::Rules(rules) => rules::run(rules),
         Command::Suites(suites) => suites::run(suites),
         Command::Schema(schema) => suites::schema(schema),
     };

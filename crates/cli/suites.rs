@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use probe::suite::{EMBEDDED, Items, Suite, SuiteFile};
+use report::audit::AuditReport;
 use report::record::Record;
 
 use crate::args::{SchemaArguments, SchemaKind, SuitesArguments, SuitesVerb};
@@ -35,6 +36,7 @@ pub(crate) fn run(arguments: &SuitesArguments) -> Outcome {
 pub(crate) fn schema(arguments: &SchemaArguments) -> Outcome {
     let schema = match arguments.which {
         SchemaKind::Suite => schemars::schema_for!(SuiteFile),
+        SchemaKind::Audit => schemars::schema_for!(AuditReport),
         SchemaKind::Record => schemars::schema_for!(Record),
     };
     let text = serde_json::to_string_pretty(&schema).map_err(|error| Failure::Machine(error.to_string()))?;
