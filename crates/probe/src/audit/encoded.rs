@@ -8,8 +8,23 @@ const SHORTEST: usize = 24;
 const LONGEST: usize = 1 << 20;
 /// What decoded text has if it is a program.
 const PROGRAM: &[&str] = &[
-    "import os", "import sys", "import subprocess", "import socket", "__import__(", "exec(", "eval(", "os.system",
-    "subprocess.", "#!/bin/", "powershell", "/bin/sh", "/bin/bash", "curl http", "curl -", "wget http", "/dev/tcp/",
+    "import os",
+    "import sys",
+    "import subprocess",
+    "import socket",
+    "__import__(",
+    "exec(",
+    "eval(",
+    "os.system",
+    "subprocess.",
+    "#!/bin/",
+    "powershell",
+    "/bin/sh",
+    "/bin/bash",
+    "curl http",
+    "curl -",
+    "wget http",
+    "/dev/tcp/",
     "<script",
 ];
 
@@ -96,7 +111,9 @@ mod tests {
     fn hashes_and_words_are_not_programs() {
         for text in [
             "12fd25f77366fa6b3b4b768ec3050bf629380bac12fd25f77366fa6b3b4b768e",
-            "HuggingFaceTB/SmolLM2-135M-Instruct", "short", "TheQuickBrownFoxJumpsOverTheLazyDog",
+            "HuggingFaceTB/SmolLM2-135M-Instruct",
+            "short",
+            "TheQuickBrownFoxJumpsOverTheLazyDog",
         ] {
             assert_eq!(program(text), None, "{text}");
         }

@@ -5,12 +5,17 @@
 //! network is used, and a file that cannot be checked is a finding. A new check is one file and one line.
 
 mod archive;
+mod code;
+mod config;
+mod encoded;
 pub mod file;
 mod filesystem;
 pub mod findings;
+mod json;
 pub mod kind;
 mod limit;
 mod limits;
+mod names;
 mod pickle;
 pub mod repository;
 mod safetensors;
@@ -56,6 +61,17 @@ pub const CHECKS: &[&dyn Check] = &[
     &archive::check::Archives,
     &pickle::check::Pickles,
     &safetensors::Safetensors,
+    &json::JsonFiles,
+    &config::AdapterConfigs,
+    &config::RemoteCode,
+    &config::GenerationConfigs,
+    &config::YamlFiles,
+    &code::PythonFiles,
+    &code::ShellScripts,
+    &code::Notebooks,
+    &code::Packages,
+    &code::NativeCode,
+    &code::StartupFiles,
 ];
 
 /// Every rule, by family and number.

