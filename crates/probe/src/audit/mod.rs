@@ -16,6 +16,11 @@ pub mod kind;
 mod limit;
 mod limits;
 mod names;
+mod phrases;
+mod provenance;
+pub(crate) mod template;
+mod tokenizer;
+mod unseen;
 mod pickle;
 pub mod repository;
 mod safetensors;
@@ -72,6 +77,13 @@ pub const CHECKS: &[&dyn Check] = &[
     &code::Packages,
     &code::NativeCode,
     &code::StartupFiles,
+    &template::Templates,
+    &tokenizer::Tokenizers,
+    &provenance::BaseNames,
+    &provenance::Cards,
+    &provenance::Histories,
+    &provenance::Texts,
+    &provenance::Secrets,
 ];
 
 /// Every rule, by family and number.

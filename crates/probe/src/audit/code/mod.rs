@@ -11,5 +11,5 @@ pub(super) use native::NativeCode;
 pub(super) use notebook::Notebooks;
 pub(super) use packages::Packages;
 pub(super) use python::PythonFiles;
-pub(super) use shell::ShellScripts;
+pub(super) use shell::{ShellScripts, danger, logical_lines};
 pub(super) use startup::StartupFiles;

@@ -55,7 +55,7 @@ const PIECES: &[(&str, &str)] = &[
 ];
 
 /// What is wrong with a command line, if anything is.
-pub(super) fn danger(line: &str) -> Option<&'static str> {
+pub(in crate::audit) fn danger(line: &str) -> Option<&'static str> {
     let lower = line.to_lowercase();
     if let Some((_, why)) = PIECES.iter().find(|(piece, _)| lower.contains(piece)) {
         // A path below the root is no deletion of the machine.
@@ -118,7 +118,7 @@ fn pipes_into_interpreter(lower: &str) -> bool {
 }
 
 /// Lines as a shell joins them, with the number of their first.
-pub(super) fn logical_lines(text: &str) -> Vec<(usize, String)> {
+pub(in crate::audit) fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let mut lines: Vec<(usize, String)> = Vec::new();
     let mut open = false;
     for (index, line) in text.lines().enumerate() {

@@ -11,7 +11,6 @@ use crate::audit::file::File;
 use crate::audit::findings::Findings;
 use crate::audit::json::is_off;
 use crate::audit::json::visit::visit;
-use crate::audit::repository::Repository;
 
 const PARENT_LIBRARY: Rule = Rule {
     id: "CFG-003",
@@ -121,16 +120,6 @@ const INVOCATION: Rule = Rule {
     remediation: "Test with the invocation tokens in the prompt, and decide whether you want such a switch.",
     gap: false,
 };
-const NO_CONFIG: Rule = Rule {
-    id: "CFG-022",
-    severity: Severity::Medium,
-    cwe: 693,
-    title: "Adapter weights without a configuration",
-    help: "Without `adapter_config.json` nothing says how the weights act, so nothing about it was checked.",
-    remediation: "Get the configuration from the author.",
-    gap: true,
-};
-
 /// The largest published models have a few hundred layers.
 const LAYERS: u64 = 1_000;
 /// Rank of a full matrix of the largest models.
@@ -170,7 +159,6 @@ impl Check for AdapterConfigs {
             IMPOSSIBLE,
             ADDRESS,
             INVOCATION,
-            NO_CONFIG,
         ]
     }
 
@@ -188,17 +176,6 @@ impl Check for AdapterConfigs {
         look.kind();
         look.paths_and_addresses();
         look.keys();
-    }
-
-    fn repository(&self, repository: &Repository, findings: &mut Findings) {
-        for name in ["adapter_model.safetensors", "adapter_model.bin"] {
-            for weights in repository.named(name) {
-                if repository.beside(weights, "adapter_config.json").is_none() {
-                    let message = "expected `adapter_config.json` in the same folder, found none";
-                    findings.in_file(weights, Finding::new(&NO_CONFIG, &weights.path, message));
-                }
-            }
-        }
     }
 }
 

@@ -93,6 +93,16 @@ const ENCODED: Rule = Rule {
     gap: false,
 };
 
+const SHARD: Rule = Rule {
+    id: "CFG-025",
+    severity: Severity::High,
+    cwe: 22,
+    title: "An index of shards that leads out of the repository",
+    help: "`weight_map` names the files that a loader opens. A path or an address there makes it open another file of the machine, or fetch one.",
+    remediation: "Do not load the model; ask the author for a file without paths.",
+    gap: false,
+};
+
 /// Modules whose functions no configuration has a reason to name.
 const POWERFUL: &[&str] = &[
     "os",
@@ -150,7 +160,7 @@ impl Check for RemoteCode {
     }
 
     fn rules(&self) -> &'static [Rule] {
-        &[LOCAL_CODE, OTHER_CODE, ATTENTION, TOKENIZER_CLASS, PIPELINE, TRUST, IMPORT, CODE, ENCODED]
+        &[LOCAL_CODE, OTHER_CODE, ATTENTION, TOKENIZER_CLASS, PIPELINE, TRUST, IMPORT, CODE, ENCODED, SHARD]
     }
 
     fn wants(&self, file: &File) -> bool {
@@ -257,6 +267,13 @@ impl Looks<'_> {
 
     /// Strings, whatever their key.
     fn text(&self, path: &Path, text: &str, findings: &mut Findings) {
+        if path.passes("weight_map") {
+            if text.contains("..") || text.contains("://") || text.starts_with(['/', '\\', '~']) {
+                let finding = Finding::new(&SHARD, &self.file.path, format!("a shard is `{text}`")).at(path.pointer());
+                findings.in_file(self.file, finding);
+            }
+            return;
+        }
         if let Some(kind) = encoded::program(text) {
             let message = format!("the value decodes to {kind}");
             let finding = Finding::new(&ENCODED, &self.file.path, message).at(path.pointer());

@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::audit::Check;
 use crate::audit::file::File;
 use crate::audit::findings::Findings;
+use crate::audit::json::is_vocabulary;
 use crate::audit::json::visit::visit;
 
 const TARGET: Rule = Rule {
@@ -59,7 +60,7 @@ impl Check for YamlFiles {
     }
 
     fn wants(&self, file: &File) -> bool {
-        matches!(file.extension().as_str(), "yaml" | "yml" | "json" | "toml")
+        matches!(file.extension().as_str(), "yaml" | "yml" | "json" | "toml") && !is_vocabulary(file.name())
     }
 
     fn file(&self, file: &File, findings: &mut Findings) {

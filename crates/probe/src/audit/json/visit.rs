@@ -19,11 +19,6 @@ impl Path {
         self.0.iter().any(|step| step == key)
     }
 
-    /// The first key on the way; empty at the root.
-    pub(in crate::audit) fn first(&self) -> &str {
-        self.0.first().map_or("", String::as_str)
-    }
-
     /// As a JSON pointer (RFC 6901).
     pub(in crate::audit) fn pointer(&self) -> String {
         let mut pointer = String::new();
