@@ -36,6 +36,9 @@ pub(crate) enum Command {
     Hunt(HuntArguments),
     /// Check the files of adapter repositories, without loading or running anything.
     Audit(AuditArguments),
+    /// The process in which an audit reads files; started by the program itself.
+    #[command(name = WORKER, hide = true)]
+    AuditWorker(WorkerArguments),
     /// List the rules of the audit, or explain one.
     Rules(RulesArguments),
     /// List the shipped suites, or validate your own.
@@ -116,6 +119,24 @@ pub(crate) struct AuditArguments {
     /// Exit with 0 instead of 3 when something could not be checked and nothing worse was found.
     #[arg(long)]
     pub(crate) incomplete_ok: bool,
+}
+
+/// Name of the verb that only the program itself uses.
+pub(crate) const WORKER: &str = "audit-worker";
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArguments {
+    /// What is audited.
+    pub(crate) path: PathBuf,
+    /// Its name in the report.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) name: String,
+    /// Base model.
+    #[arg(long)]
+    pub(crate) base: Option<PathBuf>,
+    /// File and check, in turn, that are left out.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) skip: Vec<String>,
 }
 
 /// Lowest severity that fails an audit; none for `never`.

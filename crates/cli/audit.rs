@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use probe::audit::Options;
 use rayon::prelude::*;
 use report::audit::format;
 use report::audit::{AuditReport, RepositoryAudit, SCHEMA_VERSION};
@@ -10,7 +9,7 @@ use report::record::Tool;
 
 use crate::args::AuditArguments;
 use crate::exit::{self, Failure};
-use crate::{Outcome, output};
+use crate::{Outcome, output, worker};
 
 pub(crate) fn run(arguments: &AuditArguments) -> Outcome {
     let pool = rayon::ThreadPoolBuilder::new()
@@ -25,7 +24,7 @@ pub(crate) fn run(arguments: &AuditArguments) -> Outcome {
         schema_version: SCHEMA_VERSION.to_owned(),
         tool: Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
         exit_code,
-        limits: probe::audit::limits(),
+        limits: worker::limits(),
         repositories,
     };
     let Some(format) = format::by_name(&arguments.format) else {
@@ -39,9 +38,7 @@ pub(crate) fn run(arguments: &AuditArguments) -> Outcome {
     Ok(exit_code)
 }
 
-fn audit(path: &Path, base: Option<&Path>) -> Result<RepositoryAudit, Failure> {
-    let options = Options { base, skip: &[] };
-    let name = path.display().to_string();
-    probe::audit::audit(path, &name, &options, &mut |_| {})
-        .map_err(|error| Failure::Input(format!("cannot audit `{name}`: {error}")))
+/// Audits one path in a process of its own.
+pub(crate) fn audit(path: &Path, base: Option<&Path>) -> Result<RepositoryAudit, Failure> {
+    worker::audit(path, &path.display().to_string(), base)
 }

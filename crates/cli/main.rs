@@ -13,6 +13,7 @@ mod rules;
 mod scan;
 mod subject;
 mod suites;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Scan(scan) => scan::run(scan),
         Command::Hunt(hunt) => hunt::run(hunt),
         Command::Audit(audit) => audit::run(audit),
+        Command::AuditWorker(worker) => worker::run(worker),
         Command::Rules(rules) => rules::run(rules),
         Command::Suites(suites) => suites::run(suites),
         Command::Schema(schema) => suites::schema(schema),

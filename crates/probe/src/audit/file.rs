@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::archive::Problem;
 use super::kind::Kind;
 use super::limits;
+use super::weights::measure::Measured;
 
 /// A regular file, or a member of an archive.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct File {
     pub archive_depth: usize,
     /// What was wrong with it as an archive.
     pub(crate) problems: Vec<Problem>,
+    /// Of safetensors: what its numbers are.
+    pub(crate) weights: Option<Vec<Measured>>,
     json: OnceCell<Option<Value>>,
 }
 
@@ -50,7 +53,7 @@ impl File {
         let kind = Kind::of(&bytes, size);
         let whole = bytes.len() as u64 == size;
         let (problems, json) = (Vec::new(), OnceCell::new());
-        Self { path, size, sha256, kind, bytes, whole, archive_depth, problems, json }
+        Self { path, size, sha256, kind, bytes, whole, archive_depth, problems, weights: None, json }
     }
 
     /// The last part of the path.

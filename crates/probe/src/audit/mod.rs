@@ -25,6 +25,7 @@ mod pickle;
 pub mod repository;
 mod safetensors;
 mod walk;
+mod weights;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -39,6 +40,7 @@ pub use limits::all as limits;
 pub use repository::Repository;
 
 use archive::Allowance;
+use kind::Kind;
 use repository::{Oddity, What};
 
 /// One kind of thing that is looked for.
@@ -84,6 +86,7 @@ pub const CHECKS: &[&dyn Check] = &[
     &provenance::Histories,
     &provenance::Texts,
     &provenance::Secrets,
+    &weights::Weights,
 ];
 
 /// Every rule, by family and number.
@@ -122,6 +125,9 @@ pub struct Step<'a> {
 
 /// The name of the step that reads a file and opens it where it is an archive.
 pub const READING: &str = "reading";
+
+/// The name of the step that measures the weights of a file.
+pub const MEASURING: &str = "measuring";
 
 /// Audits a directory or a single file, and tells `watch` of each step before it is taken.
 ///
@@ -162,7 +168,8 @@ pub fn audit(
             bytes: file.size,
             sha256: file.sha256.clone(),
         });
-        if !file.whole {
+        // Of a long file of weights the header is in the head, and the numbers were measured.
+        if !file.whole && file.weights.is_none() && file.kind != Kind::Gguf {
             repository.oddities.push(Oddity { path: file.path.clone(), what: What::HeadOnly });
         }
         // Archives are opened depth first; each file is released when its checks have run.
@@ -174,6 +181,10 @@ pub fn audit(
             if !skipped(&file.path, READING) {
                 let members = archive::expand(&mut file, &mut allowance);
                 waiting.extend(members.into_iter().rev());
+            }
+            if file.kind == Kind::Safetensors && file.whole && !skipped(&file.path, MEASURING) {
+                watch(Step { file: &file.path, check: MEASURING, bytes: file.size });
+                file.weights = Some(weights::measure::measure(&file.bytes));
             }
             for check in CHECKS {
                 if skipped(&file.path, check.name()) || !check.wants(&file) {

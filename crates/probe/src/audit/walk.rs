@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::file::File;
+use super::kind::Kind;
 use super::limits;
 use super::repository::{Oddity, What};
+use super::safetensors::header;
+use super::weights::measure::Meter;
 
 /// A regular file that is to be read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -229,9 +232,11 @@ pub(super) fn read(found: &Found) -> std::io::Result<File> {
     }
     let mut hasher = Sha256::new();
     let mut kept: Vec<u8> = Vec::new();
-    let limit =
-        if metadata.len() <= limits::FILE_BYTES { limits::FILE_BYTES as usize } else { limits::HEAD_BYTES };
+    let long = metadata.len() > limits::FILE_BYTES;
+    let limit = if long { limits::HEAD_BYTES } else { limits::FILE_BYTES as usize };
     kept.reserve_exact((metadata.len() as usize).min(limit));
+    // The numbers of a long safetensors file are measured as they go by.
+    let mut meter: Option<Meter> = None;
     let mut buffer = vec![0u8; 1 << 18];
     let mut size = 0u64;
     loop {
@@ -240,12 +245,27 @@ pub(super) fn read(found: &Found) -> std::io::Result<File> {
             break;
         }
         size += read as u64;
-        hasher.update(&buffer[..read]);
-        let room = limit - kept.len();
-        kept.extend_from_slice(&buffer[..read.min(room)]);
+        let piece = &buffer[..read];
+        hasher.update(piece);
+        let (head, rest) = piece.split_at(read.min(limit - kept.len()));
+        kept.extend_from_slice(head);
+        match &mut meter {
+            Some(meter) => meter.feed(piece),
+            None if long && kept.len() == limit && !head.is_empty() => {
+                if Kind::of(&kept, metadata.len()) == Kind::Safetensors {
+                    let mut started = Meter::new(header::read(&kept, metadata.len()));
+                    started.feed(&kept);
+                    started.feed(rest);
+                    meter = Some(started);
+                }
+            }
+            None => {}
+        }
     }
     let digest = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(File::hashed(found.path.clone(), size, digest, kept, 0))
+    let mut file = File::hashed(found.path.clone(), size, digest, kept, 0);
+    file.weights = meter.map(Meter::end);
+    Ok(file)
 }
 
 /// Opens without following a link and without waiting for a writer, in case something took the file's place.

@@ -9,24 +9,24 @@ use crate::audit::limits;
 
 /// A tensor as the header describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::audit) struct Entry {
+pub(crate) struct Entry {
     /// Its name.
-    pub(in crate::audit) name: String,
+    pub(crate) name: String,
     /// Its element type.
-    pub(in crate::audit) dtype: &'static Dtype,
+    pub(crate) dtype: &'static Dtype,
     /// Its shape.
-    pub(in crate::audit) shape: Vec<u64>,
+    pub(crate) shape: Vec<u64>,
     /// Its bytes, relative to the start of the data.
-    pub(in crate::audit) start: u64,
+    pub(crate) start: u64,
     /// End of these.
-    pub(in crate::audit) end: u64,
+    pub(crate) end: u64,
 }
 
 /// An element type of the format.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::audit) struct Dtype {
-    pub(in crate::audit) name: &'static str,
-    pub(in crate::audit) bits: u64,
+pub(crate) struct Dtype {
+    pub(crate) name: &'static str,
+    pub(crate) bits: u64,
 }
 
 /// Every element type of the reference implementation (safetensors 0.8).
@@ -57,7 +57,7 @@ const DTYPES: &[Dtype] = &[
 
 /// What is wrong with a header.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::audit) enum Fault {
+pub(crate) enum Fault {
     /// Its length does not fit the file or the format's limit.
     Length(String),
     /// The file is longer than what is held in memory, and its header too.
@@ -76,24 +76,24 @@ pub(in crate::audit) enum Fault {
 
 /// A header.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(in crate::audit) struct Header {
+pub(crate) struct Header {
     /// Tensors by the start of their data.
-    pub(in crate::audit) entries: Vec<Entry>,
+    pub(crate) entries: Vec<Entry>,
     /// `__metadata__`, texts only.
-    pub(in crate::audit) metadata: Vec<(String, String)>,
+    pub(crate) metadata: Vec<(String, String)>,
     /// Where the data begins in the file.
-    pub(in crate::audit) data_start: u64,
+    pub(crate) data_start: u64,
     /// Bytes of data in the file.
-    pub(in crate::audit) data_bytes: u64,
+    pub(crate) data_bytes: u64,
     /// What is wrong.
-    pub(in crate::audit) faults: Vec<Fault>,
+    pub(crate) faults: Vec<Fault>,
 }
 
 /// An object with its keys in order, twice where they stand twice.
 struct Pairs(Vec<(String, Value)>);
 
 /// Reads the header of a file of `size` bytes, of which `bytes` may be the head.
-pub(in crate::audit) fn read(bytes: &[u8], size: u64) -> Header {
+pub(crate) fn read(bytes: &[u8], size: u64) -> Header {
     let mut header = Header::default();
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
         header.faults.push(Fault::Length(format!("expected at least 8 bytes, found {size}")));
