@@ -86,16 +86,18 @@ impl File {
         if self.kind == Kind::Text && self.whole { std::str::from_utf8(&self.bytes).ok() } else { None }
     }
 
-    /// The content as JSON, parsed once; `None` where it is none (the JSON family reports why).
+    /// The content as JSON, parsed once, as far as it could be read; the JSON family reports what is wrong with it.
     #[must_use]
     pub fn json(&self) -> Option<&Value> {
-        self.json.get_or_init(|| serde_json::from_str(self.text()?).ok()).as_ref()
+        self.json.get_or_init(|| super::json::reader::read(self.text()?).value).as_ref()
     }
 
     /// Frees what only its own checks need: all content but that of small text files.
     pub(crate) fn release(&mut self, kept: &mut u64) {
         let text = self.kind == Kind::Text && self.whole;
-        if text && self.size <= limits::KEPT_BYTES && *kept + self.size <= limits::KEPT_TOTAL_BYTES {
+        // A tokenizer is compared with the base's, and is longer than other texts.
+        let most = if self.name() == "tokenizer.json" { limits::TOKENIZER_BYTES } else { limits::KEPT_BYTES };
+        if text && self.size <= most && *kept + self.size <= limits::KEPT_TOTAL_BYTES {
             *kept += self.size;
             return;
         }

@@ -13,6 +13,8 @@ pub(crate) const FILE_BYTES: u64 = 64 << 20;
 pub(crate) const HEAD_BYTES: usize = 16 << 20;
 /// Files of a text form up to this size stay in memory for checks across files.
 pub(crate) const KEPT_BYTES: u64 = 4 << 20;
+/// The tokenizers of the largest published vocabularies take 20 to 35 MB.
+pub(crate) const TOKENIZER_BYTES: u64 = 24 << 20;
 /// All kept files together.
 pub(crate) const KEPT_TOTAL_BYTES: u64 = 32 << 20;
 /// Archives inside each other.

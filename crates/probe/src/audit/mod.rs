@@ -5,13 +5,23 @@
 //! network is used, and a file that cannot be checked is a finding. A new check is one file and one line.
 
 mod archive;
+mod code;
+mod config;
+mod encoded;
 pub mod file;
 mod filesystem;
 pub mod findings;
 mod gguf;
+mod json;
 pub mod kind;
 mod limit;
 mod limits;
+mod names;
+mod phrases;
+mod provenance;
+pub(crate) mod template;
+mod tokenizer;
+mod unseen;
 mod pickle;
 pub mod repository;
 mod safetensors;
@@ -59,6 +69,24 @@ pub const CHECKS: &[&dyn Check] = &[
     &archive::check::Archives,
     &pickle::check::Pickles,
     &safetensors::Safetensors,
+    &json::JsonFiles,
+    &config::AdapterConfigs,
+    &config::RemoteCode,
+    &config::GenerationConfigs,
+    &config::YamlFiles,
+    &code::PythonFiles,
+    &code::ShellScripts,
+    &code::Notebooks,
+    &code::Packages,
+    &code::NativeCode,
+    &code::StartupFiles,
+    &template::Templates,
+    &tokenizer::Tokenizers,
+    &provenance::BaseNames,
+    &provenance::Cards,
+    &provenance::Histories,
+    &provenance::Texts,
+    &provenance::Secrets,
     &weights::Weights,
     &gguf::Gguf,
 ];
