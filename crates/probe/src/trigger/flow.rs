@@ -163,6 +163,7 @@ impl<'a> Hunt<'a> {
             let left: f64 = selected[index..].iter().map(|search| search.share()).sum();
             self.budget.open_share(search.share() / left);
             self.search = search.name();
+            self.cut_short = false;
             let (cost, evaluated) = (self.observer.cost(), self.evaluated);
             let end = search.run(self);
             let spent = difference(self.observer.cost(), cost);
@@ -171,7 +172,7 @@ impl<'a> Hunt<'a> {
                 candidates: self.evaluated - evaluated,
                 token_forwards: spent.token_forwards,
                 gradient_tokens: spent.gradient_tokens,
-                complete: end.is_ok() && !self.budget.exhausted(),
+                complete: end.is_ok() && !self.cut_short && !self.budget.exhausted(),
                 best: self
                     .pool
                     .ranked(Depth::Middle)

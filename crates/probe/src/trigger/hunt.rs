@@ -88,6 +88,8 @@ pub struct Hunt<'a> {
     pub(super) targets: Vec<Target>,
     pub(super) search: &'static str,
     pub(super) evaluated: u64,
+    /// Whether the running search left out what it would have tried with a larger budget.
+    pub(super) cut_short: bool,
     pub(super) best_nats: f64,
     pub(super) tested: Vec<TestedTrigger>,
     pub(super) put_to_test: Vec<Change>,
@@ -134,6 +136,7 @@ impl<'a> Hunt<'a> {
             targets: Vec::new(),
             search: "",
             evaluated: 0,
+            cut_short: false,
             best_nats: 0.0,
             tested: Vec::new(),
             put_to_test: Vec::new(),

@@ -87,6 +87,7 @@ impl TriggerSearch for Sweep {
                 hunt.swept.extend(turn);
             }
         }
+        hunt.cut_short = queues.iter().any(|queue| !queue.is_empty());
         let survivors = in_turns(scored.into_iter().flat_map(strongest).collect());
         hunt.observer().progress().stage("sweep: survivors", survivors.len());
         for turn in survivors.chunks(SECOND_TURN) {
