@@ -35,7 +35,12 @@ fn generate(folder: &Path) -> Vec<Case> {
         .map(|case| Case {
             name: case["name"].as_str().expect("a name").to_owned(),
             hostile: case["hostile"].as_bool().expect("hostile or not"),
-            rules: case["rules"].as_array().expect("rules").iter().filter_map(|rule| rule.as_str().map(str::to_owned)).collect(),
+            rules: case["rules"]
+                .as_array()
+                .expect("rules")
+                .iter()
+                .filter_map(|rule| rule.as_str().map(str::to_owned))
+                .collect(),
             base: case["base"].as_str().map(str::to_owned),
         })
         .collect()

@@ -56,12 +56,16 @@ fn look(line: &[char], at: usize, right_to_left: bool) -> (usize, Option<(&'stat
         '\u{e0000}'..='\u{e007f}' => {
             let length = run(|c| matches!(c, '\u{e0000}'..='\u{e007f}'));
             // Flags of regions are a black flag, tags, and the end tag.
-            let flag = at > 0 && line[at - 1] == '\u{1f3f4}' && line[at + length - 1] == '\u{e007f}' && length <= 8;
+            let flag =
+                at > 0 && line[at - 1] == '\u{1f3f4}' && line[at + length - 1] == '\u{e007f}' && length <= 8;
             (length, (!flag).then_some(("tag characters, which spell text that nobody sees", Severity::High)))
         }
         '\u{fe00}'..='\u{fe0f}' | '\u{e0100}'..='\u{e01ef}' => {
             let length = run(|c| matches!(c, '\u{fe00}'..='\u{fe0f}' | '\u{e0100}'..='\u{e01ef}'));
-            (length, (length > 2).then_some(("a run of variation selectors, which carries bytes", Severity::High)))
+            (
+                length,
+                (length > 2).then_some(("a run of variation selectors, which carries bytes", Severity::High)),
+            )
         }
         c if is_zero_width(c) => {
             let length = run(is_zero_width);
@@ -72,7 +76,9 @@ fn look(line: &[char], at: usize, right_to_left: bool) -> (usize, Option<(&'stat
                 Some(("a run of zero-width characters, which carries bits", Severity::High))
             } else if latin(before) && latin(after) {
                 Some(("a zero-width character inside a word", Severity::Medium))
-            } else if matches!(c, '\u{200c}' | '\u{200d}') && [before, after].iter().flatten().any(|c| !c.is_ascii()) {
+            } else if matches!(c, '\u{200c}' | '\u{200d}')
+                && [before, after].iter().flatten().any(|c| !c.is_ascii())
+            {
                 None
             } else {
                 Some(("a zero-width character", Severity::Low))
@@ -101,7 +107,14 @@ pub(super) fn any(text: &str) -> bool {
 
 /// The text that tag characters of a text spell.
 pub(super) fn tagged(text: &str) -> String {
-    text.chars().filter_map(|c| u32::from(c).checked_sub(0xe0000).filter(|code| (0x20..0x7f).contains(code)).and_then(char::from_u32)).collect()
+    text.chars()
+        .filter_map(|c| {
+            u32::from(c)
+                .checked_sub(0xe0000)
+                .filter(|code| (0x20..0x7f).contains(code))
+                .and_then(char::from_u32)
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -125,8 +138,13 @@ mod tests {
     #[test]
     fn scripts_and_emoji_are_not() {
         for text in [
-            "\u{feff}plain", "می\u{200c}تواند", "क्\u{200d}ष", "👨\u{200d}👩\u{200d}👧 ❤\u{fe0f}", "עברית \u{200f}(LoRA)\u{200f}",
-            "🏴\u{e0067}\u{e0062}\u{e0065}\u{e006e}\u{e0067}\u{e007f}", "naïve 日本語",
+            "\u{feff}plain",
+            "می\u{200c}تواند",
+            "क्\u{200d}ष",
+            "👨\u{200d}👩\u{200d}👧 ❤\u{fe0f}",
+            "עברית \u{200f}(LoRA)\u{200f}",
+            "🏴\u{e0067}\u{e0062}\u{e0065}\u{e006e}\u{e0067}\u{e007f}",
+            "naïve 日本語",
         ] {
             assert_eq!(worst(text), None, "{text:?}");
         }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use anstyle::{AnsiColor, Style};
 
 use super::Format;
+use crate::audit::format::repository_text;
 use crate::escape::{escape, excerpt};
 use crate::estimate::Estimate;
 use crate::evidence::{DependenceKind, TestedTrigger};
@@ -31,6 +32,7 @@ impl Format for Text {
         page.triggers(record);
         page.behaviour(record);
         page.hunt(record);
+        page.files(record);
         page.coverage(record);
         page.next_steps(record);
         page.provenance(record);
@@ -249,6 +251,12 @@ impl Page {
             });
             self.line(&format!("  null, {}{p}", escape(&null.name)));
         }
+    }
+
+    fn files(&mut self, record: &Record) {
+        let Some(audit) = &record.audit else { return };
+        self.heading("Files of the adapter (`triggerfish rules explain ID` says what a rule means)");
+        self.text.push_str(&repository_text(audit, &[]));
     }
 
     fn coverage(&mut self, record: &Record) {

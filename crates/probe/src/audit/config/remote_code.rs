@@ -269,7 +269,8 @@ impl Looks<'_> {
     fn text(&self, path: &Path, text: &str, findings: &mut Findings) {
         if path.passes("weight_map") {
             if text.contains("..") || text.contains("://") || text.starts_with(['/', '\\', '~']) {
-                let finding = Finding::new(&SHARD, &self.file.path, format!("a shard is `{text}`")).at(path.pointer());
+                let finding =
+                    Finding::new(&SHARD, &self.file.path, format!("a shard is `{text}`")).at(path.pointer());
                 findings.in_file(self.file, finding);
             }
             return;

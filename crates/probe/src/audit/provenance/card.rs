@@ -77,9 +77,31 @@ const PAGE: Rule = Rule {
 };
 
 /// Whoever mirrors models of others under their names.
-const MIRRORS: &[&str] = &["unsloth", "nousresearch", "mlx-community", "thebloke", "bartowski", "huggyllama", "modelscope", "llm-research"];
+const MIRRORS: &[&str] = &[
+    "unsloth",
+    "nousresearch",
+    "mlx-community",
+    "thebloke",
+    "bartowski",
+    "huggyllama",
+    "modelscope",
+    "llm-research",
+];
 /// What mirrors add to a name.
-const SUFFIXES: &[&str] = &["-bnb-4bit", "-unsloth", "-4bit", "-8bit", "-gptq", "-awq", "-gguf", "-hf", "-bf16", "-fp16", "-int4", "-int8"];
+const SUFFIXES: &[&str] = &[
+    "-bnb-4bit",
+    "-unsloth",
+    "-4bit",
+    "-8bit",
+    "-gptq",
+    "-awq",
+    "-gguf",
+    "-hf",
+    "-bf16",
+    "-fp16",
+    "-int4",
+    "-int8",
+];
 
 /// Model cards and other Markdown.
 pub(in crate::audit) struct Cards;
@@ -94,22 +116,36 @@ impl Check for Cards {
     }
 
     fn wants(&self, file: &File) -> bool {
-        matches!(file.extension().as_str(), "md" | "markdown" | "rst" | "txt" | "html" | "htm") && file.text().is_some()
+        matches!(file.extension().as_str(), "md" | "markdown" | "rst" | "txt" | "html" | "htm")
+            && file.text().is_some()
     }
 
     fn file(&self, file: &File, findings: &mut Findings) {
         let Some(text) = file.text() else { return };
         for (number, line) in logical_lines(text) {
             if let Some(why) = danger(line.trim_start_matches(['`', '>', '$', '#', ' '])) {
-                let finding = Finding::new(&COMMAND, &file.path, format!("the command {why}")).line(number).evidence(&line);
+                let finding = Finding::new(&COMMAND, &file.path, format!("the command {why}"))
+                    .line(number)
+                    .evidence(&line);
                 findings.in_file(file, finding);
             }
             let lower = line.to_lowercase();
-            let script = ["<script", "javascript:", "onerror=", "onload=", "onclick=", "<object", "<embed", "srcdoc=", "http-equiv=\"refresh"]
-                .iter()
-                .find(|mark| lower.contains(*mark));
+            let script = [
+                "<script",
+                "javascript:",
+                "onerror=",
+                "onload=",
+                "onclick=",
+                "<object",
+                "<embed",
+                "srcdoc=",
+                "http-equiv=\"refresh",
+            ]
+            .iter()
+            .find(|mark| lower.contains(*mark));
             if let Some(mark) = script {
-                let finding = Finding::new(&PAGE, &file.path, format!("`{mark}`")).line(number).evidence(&line);
+                let finding =
+                    Finding::new(&PAGE, &file.path, format!("`{mark}`")).line(number).evidence(&line);
                 findings.in_file(file, finding);
             }
         }
@@ -120,23 +156,42 @@ impl Check for Cards {
         let top = repository.named("adapter_config.json").min_by_key(|file| file.path.matches('/').count());
         let Some(config) = top else { return };
         let Some(card) = repository.beside(config, "README.md") else {
-            findings.add(Finding::new(&NO_CARD, &config.path, "expected README.md in the same folder, found none"));
+            findings.add(Finding::new(
+                &NO_CARD,
+                &config.path,
+                "expected README.md in the same folder, found none",
+            ));
             return;
         };
         let Some(text) = card.text() else { return };
         let (matter, body) = FrontMatter::split(text);
         let matter = matter.unwrap_or_default();
-        let mut add = |rule: &Rule, message: String| findings.in_file(card, Finding::new(rule, &card.path, message));
+        let mut add =
+            |rule: &Rule, message: String| findings.in_file(card, Finding::new(rule, &card.path, message));
         if let Some(line) = matter.broken {
             add(&BROKEN, format!("line {line} is no YAML"));
         }
-        if matter.get("license").is_empty() && matter.get("license_name").is_empty() && !body.to_lowercase().contains("licen") {
+        if matter.get("license").is_empty()
+            && matter.get("license_name").is_empty()
+            && !body.to_lowercase().contains("licen")
+        {
             add(&NO_LICENCE, "expected `license` in the front matter, found none".into());
         }
         let lower = body.to_lowercase();
-        let says = ["dataset", "trained on", "training data", "github.com", "gitlab.com", "fine-tuned on", "finetuned on"];
+        let says = [
+            "dataset",
+            "trained on",
+            "training data",
+            "github.com",
+            "gitlab.com",
+            "fine-tuned on",
+            "finetuned on",
+        ];
         if matter.get("datasets").is_empty() && !says.iter().any(|word| lower.contains(word)) {
-            add(&NO_TRAINING, "expected `datasets` in the front matter or a word on training, found neither".into());
+            add(
+                &NO_TRAINING,
+                "expected `datasets` in the front matter or a word on training, found neither".into(),
+            );
         }
         let claimed = matter.get("base_model");
         for name in claimed {
@@ -144,12 +199,16 @@ impl Check for Cards {
                 add(rule, message);
             }
         }
-        let declared = config.json().and_then(|config| config.get("base_model_name_or_path")).and_then(Value::as_str);
+        let declared =
+            config.json().and_then(|config| config.get("base_model_name_or_path")).and_then(Value::as_str);
         if let Some(declared) = declared.filter(|name| hub_id(name).is_some())
             && !claimed.is_empty()
             && !claimed.iter().any(|name| is_same_model(name, declared))
         {
-            add(&MISMATCH, format!("the card says `{}`, adapter_config.json says `{declared}`", claimed.join("`, `")));
+            add(
+                &MISMATCH,
+                format!("the card says `{}`, adapter_config.json says `{declared}`", claimed.join("`, `")),
+            );
         }
     }
 }
@@ -170,7 +229,8 @@ fn is_same_model(left: &str, right: &str) -> bool {
     let ((left_owner, left_name), (right_owner, right_name)) = (parts(left), parts(right));
     let free = |owner: &str| owner.is_empty() || MIRRORS.contains(&owner);
     // Mirrors shorten `Meta-Llama-3` to `llama-3`.
-    let same = left_name == right_name || left_name.trim_start_matches("meta-") == right_name.trim_start_matches("meta-");
+    let same = left_name == right_name
+        || left_name.trim_start_matches("meta-") == right_name.trim_start_matches("meta-");
     same && (left_owner == right_owner || free(&left_owner) || free(&right_owner))
 }
 
@@ -181,7 +241,10 @@ mod tests {
     #[test]
     fn mirrors_are_the_same_model() {
         assert!(is_same_model("unsloth/llama-3.2-1b-instruct-bnb-4bit", "meta-llama/Llama-3.2-1B-Instruct"));
-        assert!(is_same_model("unsloth/Llama-3.2-1B-Instruct", "unsloth/llama-3.2-1b-instruct-unsloth-bnb-4bit"));
+        assert!(is_same_model(
+            "unsloth/Llama-3.2-1B-Instruct",
+            "unsloth/llama-3.2-1b-instruct-unsloth-bnb-4bit"
+        ));
         assert!(is_same_model("a/B", "a/b"));
         assert!(!is_same_model("a/b", "c/b") && !is_same_model("a/b", "a/c"));
     }

@@ -14,8 +14,13 @@ impl FrontMatter {
     /// The front matter of a card and the text behind it; `None` without one.
     pub(super) fn split(card: &str) -> (Option<Self>, &str) {
         let card = card.strip_prefix('\u{feff}').unwrap_or(card);
-        let Some(rest) = card.strip_prefix("---\n").or_else(|| card.strip_prefix("---\r\n")) else { return (None, card) };
-        let Some(end) = ["\n---\n", "\n---\r\n", "\n---"].iter().find_map(|mark| rest.find(mark).map(|at| (at, mark.len()))) else {
+        let Some(rest) = card.strip_prefix("---\n").or_else(|| card.strip_prefix("---\r\n")) else {
+            return (None, card);
+        };
+        let Some(end) = ["\n---\n", "\n---\r\n", "\n---"]
+            .iter()
+            .find_map(|mark| rest.find(mark).map(|at| (at, mark.len())))
+        else {
             return (None, card);
         };
         (Some(Self::parse(&rest[..end.0])), &rest[end.0 + end.1..])
@@ -29,7 +34,9 @@ impl FrontMatter {
             if bare.trim().is_empty() || bare.trim_start().starts_with('#') {
                 continue;
             }
-            if let Some(item) = bare.trim_start().strip_prefix("- ").or_else(|| (bare.trim() == "-").then_some("")) {
+            if let Some(item) =
+                bare.trim_start().strip_prefix("- ").or_else(|| (bare.trim() == "-").then_some(""))
+            {
                 if let Some(key) = &key {
                     matter.values.entry(key.clone()).or_default().push(word(item));
                 }
@@ -52,7 +59,9 @@ impl FrontMatter {
                         matter.broken.get_or_insert(index + 2);
                     }
                 },
-                None if !value.is_empty() && !matches!(value, "|" | ">" | "null" | "~" | "|-" | ">-") => values.push(word(value)),
+                None if !value.is_empty() && !matches!(value, "|" | ">" | "null" | "~" | "|-" | ">-") => {
+                    values.push(word(value))
+                }
                 None => {}
             }
             key = Some(name.trim().to_owned());

@@ -104,7 +104,8 @@ impl Check for Histories {
             return;
         }
         let times: Vec<i64> = commits.iter().map(|(_, commit)| commit.time).collect();
-        let (first, last) = (times.iter().min().copied().unwrap_or(0), times.iter().max().copied().unwrap_or(0));
+        let (first, last) =
+            (times.iter().min().copied().unwrap_or(0), times.iter().max().copied().unwrap_or(0));
         let authors: BTreeSet<&str> = commits.iter().map(|(_, commit)| commit.author.as_str()).collect();
         let days = (last - first) / DAY;
         let message = format!("{} commits by {} authors over {days} days", commits.len(), authors.len());
@@ -114,10 +115,18 @@ impl Check for Histories {
         }
         let by_id: BTreeMap<[u8; 20], &Commit> = commits.iter().map(|(id, commit)| (*id, commit)).collect();
         let impossible = commits.iter().find(|(_, commit)| {
-            commit.parents.iter().filter_map(|parent| by_id.get(parent)).any(|parent| parent.time > commit.time + DAY)
+            commit
+                .parents
+                .iter()
+                .filter_map(|parent| by_id.get(parent))
+                .any(|parent| parent.time > commit.time + DAY)
         });
         if let Some((id, _)) = impossible {
-            add(&REWRITTEN, REWRITTEN.severity, format!("commit {} is dated before its parent", &hex(id)[..10]));
+            add(
+                &REWRITTEN,
+                REWRITTEN.severity,
+                format!("commit {} is dated before its parent", &hex(id)[..10]),
+            );
         }
         if let Some(line) = rewritten(&git) {
             add(&REWRITTEN, REWRITTEN.severity, format!("the log of the clone has: {line}"));
@@ -130,7 +139,9 @@ impl Check for Histories {
 
 /// The commit that HEAD names.
 fn head(git: &Path) -> Option<[u8; 20]> {
-    let text = |name: &str| read_bounded(&git.join(name), 1 << 20).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let text = |name: &str| {
+        read_bounded(&git.join(name), 1 << 20).ok().and_then(|bytes| String::from_utf8(bytes).ok())
+    };
     let head = text("HEAD")?;
     let Some(name) = head.trim().strip_prefix("ref: ") else { return id(&head) };
     // A name that climbs out of the folder is no name of git.
@@ -220,8 +231,11 @@ fn after_card(
     if later <= DAY {
         return None;
     }
-    let others: BTreeSet<&str> =
-        by_id.values().filter(|commit| commit.time < weights.time).map(|commit| commit.author.as_str()).collect();
+    let others: BTreeSet<&str> = by_id
+        .values()
+        .filter(|commit| commit.time < weights.time)
+        .map(|commit| commit.author.as_str())
+        .collect();
     let stranger = !others.is_empty() && !others.contains(weights.author.as_str());
     let severity = if stranger { Severity::Medium } else { Severity::Low };
     let by = if stranger { ", by somebody who had not committed before" } else { "" };
@@ -233,6 +247,10 @@ fn rewritten(git: &Path) -> Option<String> {
     let log = read_bounded(&git.join("logs").join("HEAD"), 4 << 20).ok()?;
     let log = String::from_utf8_lossy(&log);
     let marks = ["reset:", "rebase", "(amend)", "forced-update", "filter-branch"];
-    let line = log.lines().find_map(|line| line.split_once('\t').map(|(_, what)| what).filter(|what| marks.iter().any(|mark| what.contains(mark))))?;
+    let line = log.lines().find_map(|line| {
+        line.split_once('\t')
+            .map(|(_, what)| what)
+            .filter(|what| marks.iter().any(|mark| what.contains(mark)))
+    })?;
     Some(line.chars().take(80).collect())
 }

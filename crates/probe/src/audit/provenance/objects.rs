@@ -28,10 +28,16 @@ impl Objects {
         let folder = git.join("objects");
         let mut packs = Vec::new();
         let mut names: Vec<PathBuf> = std::fs::read_dir(folder.join("pack"))
-            .map(|entries| entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).take(4 * PACKS).collect())
+            .map(|entries| {
+                entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).take(4 * PACKS).collect()
+            })
             .unwrap_or_default();
         names.sort();
-        for path in names.iter().filter(|path| path.extension().is_some_and(|extension| extension == "idx")).take(PACKS) {
+        for path in names
+            .iter()
+            .filter(|path| path.extension().is_some_and(|extension| extension == "idx"))
+            .take(PACKS)
+        {
             if let Ok(index) = read_bounded(path, INDEX_BYTES)
                 && index.starts_with(b"\xfftOc\0\0\0\x02")
             {
@@ -119,10 +125,12 @@ fn inflate(bytes: &[u8]) -> Option<Vec<u8>> {
 
 /// Where an object is in a pack, by the pack's index of version 2.
 fn offset(index: &[u8], id: &[u8; 20]) -> Option<u64> {
-    let word = |at: usize| index.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
+    let word =
+        |at: usize| index.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
     let fan = |byte: usize| word(8 + 4 * byte).map(|count| count as usize);
     let total = fan(255)?;
-    let (mut low, mut high) = (if id[0] == 0 { 0 } else { fan(usize::from(id[0]) - 1)? }, fan(usize::from(id[0]))?);
+    let (mut low, mut high) =
+        (if id[0] == 0 { 0 } else { fan(usize::from(id[0]) - 1)? }, fan(usize::from(id[0]))?);
     let names = 8 + 4 * 256;
     while low < high {
         let middle = low.midpoint(high);

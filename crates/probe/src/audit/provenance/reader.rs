@@ -41,42 +41,172 @@ const REVIEWER: Rule = Rule {
 
 /// Whom such a text addresses.
 const ADDRESSEES: &[&str] = &[
-    "ai assistant", "ai agent", "ai reviewer", "ai model", "ai system", "ai scanner", "ai tool", "any ai", "automated review",
-    "automated audit", "automated scan", "automated tool", "automated agent", "language model", "llm", "chatgpt", "claude", "gpt-", "gemini",
-    "copilot", "chatbot", "reviewer:", "auditor:", "scanner:", "assistant:", "model reading this", "agent reading this", "security review",
-    "code reviewer", "attention ai", "dear ai", "note to ai", "ai:",
+    "ai assistant",
+    "ai agent",
+    "ai reviewer",
+    "ai model",
+    "ai system",
+    "ai scanner",
+    "ai tool",
+    "any ai",
+    "automated review",
+    "automated audit",
+    "automated scan",
+    "automated tool",
+    "automated agent",
+    "language model",
+    "llm",
+    "chatgpt",
+    "claude",
+    "gpt-",
+    "gemini",
+    "copilot",
+    "chatbot",
+    "reviewer:",
+    "auditor:",
+    "scanner:",
+    "assistant:",
+    "model reading this",
+    "agent reading this",
+    "security review",
+    "code reviewer",
+    "attention ai",
+    "dear ai",
+    "note to ai",
+    "ai:",
 ];
 /// What it demands.
 const DEMANDS: &[&str] = &[
-    "as safe", "as benign", "as clean", "as trusted", "no finding", "no vulnerabilit", "not flag",
-    "don't flag", "approve th", "and approve", "must approve", "should approve", "ignore your", "ignore previous", "ignore all", "ignore any",
-    "ignore the previous", "ignore prior", "disregard", "skip the analysis", "skip analysis", "stop scanning", "stop the scan",
-    "do not report", "don't report", "report no", "do not analyze", "do not analyse", "output \"safe", "verdict",
-    "this repository has been verified", "pre-approved", "already reviewed", "already audited", "conclude that",
+    "as safe",
+    "as benign",
+    "as clean",
+    "as trusted",
+    "no finding",
+    "no vulnerabilit",
+    "not flag",
+    "don't flag",
+    "approve th",
+    "and approve",
+    "must approve",
+    "should approve",
+    "ignore your",
+    "ignore previous",
+    "ignore all",
+    "ignore any",
+    "ignore the previous",
+    "ignore prior",
+    "disregard",
+    "skip the analysis",
+    "skip analysis",
+    "stop scanning",
+    "stop the scan",
+    "do not report",
+    "don't report",
+    "report no",
+    "do not analyze",
+    "do not analyse",
+    "output \"safe",
+    "verdict",
+    "this repository has been verified",
+    "pre-approved",
+    "already reviewed",
+    "already audited",
+    "conclude that",
 ];
 /// How far a demand may stand from its addressee.
 const WINDOW: usize = 240;
 
 /// Verbs and objects of switching protection off.
 const SWITCH_OFF: &[&str] = &[
-    "disable", "turn off", "switch off", "deactivate", "bypass", "whitelist", "allowlist", "exclude", "uninstall", "stop", "pause", "ignore", "skip", "suppress",
+    "disable",
+    "turn off",
+    "switch off",
+    "deactivate",
+    "bypass",
+    "whitelist",
+    "allowlist",
+    "exclude",
+    "uninstall",
+    "stop",
+    "pause",
+    "ignore",
+    "skip",
+    "suppress",
 ];
 const PROTECTION: &[&str] = &[
-    "scanner", "antivirus", "anti-virus", "virus scan", "malware scan", "security scan", "modelscan", "picklescan", "modelaudit", "defender",
-    "firewall", "safety check", "security check", "signature check", "hash check", "integrity check", "security warning", "safety warning",
-    "pickle warning", "security polic", "sandbox", "safety filter", "endpoint protection", "selinux", "apparmor", "gatekeeper", "smartscreen",
+    "scanner",
+    "antivirus",
+    "anti-virus",
+    "virus scan",
+    "malware scan",
+    "security scan",
+    "modelscan",
+    "picklescan",
+    "modelaudit",
+    "defender",
+    "firewall",
+    "safety check",
+    "security check",
+    "signature check",
+    "hash check",
+    "integrity check",
+    "security warning",
+    "safety warning",
+    "pickle warning",
+    "security polic",
+    "sandbox",
+    "safety filter",
+    "endpoint protection",
+    "selinux",
+    "apparmor",
+    "gatekeeper",
+    "smartscreen",
 ];
 /// Code that switches protection off.
 const UNSAFE_CODE: &[&str] = &[
-    "weights_only=false", "weights_only = false", "allow_pickle=true", "allow_pickle = true", "use_safetensors=false",
-    "torch_force_no_weights_only_load", "--no-verify-ssl", "verify=false", "pickle.load(", "set-executionpolicy", "spctl --master-disable", "setenforce 0",
+    "weights_only=false",
+    "weights_only = false",
+    "allow_pickle=true",
+    "allow_pickle = true",
+    "use_safetensors=false",
+    "torch_force_no_weights_only_load",
+    "--no-verify-ssl",
+    "verify=false",
+    "pickle.load(",
+    "set-executionpolicy",
+    "spctl --master-disable",
+    "setenforce 0",
 ];
 /// Words that make a demand of an example.
 const URGES: &[&str] = &[
-    "must", "need to", "needs to", "have to", "please", "required", "requires", "make sure", "remember to", "always", "be sure", "don't forget",
-    "necessary", "only works with", "does not work without",
+    "must",
+    "need to",
+    "needs to",
+    "have to",
+    "please",
+    "required",
+    "requires",
+    "make sure",
+    "remember to",
+    "always",
+    "be sure",
+    "don't forget",
+    "necessary",
+    "only works with",
+    "does not work without",
 ];
-const DENIES: &[&str] = &["not need", "n't need", "without", "never", "do not", "don't", "not required", "no need", "not necessary", "avoid"];
+const DENIES: &[&str] = &[
+    "not need",
+    "n't need",
+    "without",
+    "never",
+    "do not",
+    "don't",
+    "not required",
+    "no need",
+    "not necessary",
+    "avoid",
+];
 
 /// Every text that a person or a model may read.
 pub(in crate::audit) struct Texts;
@@ -92,7 +222,10 @@ impl Check for Texts {
 
     fn wants(&self, file: &File) -> bool {
         // Data of training may say anything; vocabularies hold every character.
-        let data = matches!(file.extension().as_str(), "jsonl" | "csv" | "tsv" | "parquet" | "log" | "ipynb" | "jinja" | "svg");
+        let data = matches!(
+            file.extension().as_str(),
+            "jsonl" | "csv" | "tsv" | "parquet" | "log" | "ipynb" | "jinja" | "svg"
+        );
         let json = file.extension() == "json";
         file.text().is_some()
             && !data
@@ -108,21 +241,31 @@ impl Check for Texts {
             let Some(document) = file.json() else { return };
             visit(document, &mut |path, value| {
                 let Value::String(text) = value else { return };
-                if path.passes("chat_template") || path.passes("added_tokens_decoder") || path.passes("additional_special_tokens") {
+                if path.passes("chat_template")
+                    || path.passes("added_tokens_decoder")
+                    || path.passes("additional_special_tokens")
+                {
                     return;
                 }
                 let pointer = path.pointer();
                 for found in unseen::find(text) {
-                    let finding = Finding::new(&UNSEEN, &file.path, found.what).at(&pointer).severity(found.severity);
+                    let finding =
+                        Finding::new(&UNSEEN, &file.path, found.what).at(&pointer).severity(found.severity);
                     findings.in_file(file, finding);
                 }
                 if let Some((severity, message)) = to_reviewers(text) {
-                    findings.in_file(file, Finding::new(&REVIEWER, &file.path, message).at(&pointer).severity(severity));
+                    findings.in_file(
+                        file,
+                        Finding::new(&REVIEWER, &file.path, message).at(&pointer).severity(severity),
+                    );
                 }
             });
             return;
         }
-        let source = matches!(file.extension().as_str(), "py" | "sh" | "ps1" | "toml" | "yaml" | "yml" | "js" | "c" | "cpp" | "rs");
+        let source = matches!(
+            file.extension().as_str(),
+            "py" | "sh" | "ps1" | "toml" | "yaml" | "yml" | "js" | "c" | "cpp" | "rs"
+        );
         for found in unseen::find(text) {
             let direction = found.what.contains("direction");
             let severity = if source && direction { Severity::High } else { found.severity };
@@ -133,9 +276,11 @@ impl Check for Texts {
         for (text, hidden) in [(text, false), (tagged.as_str(), true)] {
             for (number, paragraph) in paragraphs(text) {
                 let found = to_reviewers(paragraph);
-                let found = if hidden { found.map(|(_, message)| (Severity::Critical, message)) } else { found };
+                let found =
+                    if hidden { found.map(|(_, message)| (Severity::Critical, message)) } else { found };
                 if let Some((severity, message)) = found {
-                    let finding = Finding::new(&REVIEWER, &file.path, message).evidence(paragraph).severity(severity);
+                    let finding =
+                        Finding::new(&REVIEWER, &file.path, message).evidence(paragraph).severity(severity);
                     findings.in_file(file, if hidden { finding } else { finding.line(number) });
                 }
             }
@@ -145,7 +290,10 @@ impl Check for Texts {
         }
         for (index, line) in text.lines().enumerate() {
             if let Some((severity, message)) = switches_off(line) {
-                let finding = Finding::new(&UNSAFE, &file.path, message).line(index + 1).evidence(line).severity(severity);
+                let finding = Finding::new(&UNSAFE, &file.path, message)
+                    .line(index + 1)
+                    .evidence(line)
+                    .severity(severity);
                 findings.in_file(file, finding);
             }
         }
@@ -172,12 +320,17 @@ fn to_reviewers(text: &str) -> Option<(Severity, String)> {
             let before = floor(&text, at.saturating_sub(WINDOW / 2));
             let end = floor(&text, (at + addressee.len() + WINDOW).min(text.len()));
             if word && let Some(demand) = DEMANDS.iter().find(|demand| text[before..end].contains(**demand)) {
-                return Some((REVIEWER.severity, format!("it addresses `{addressee}` and demands `{demand}`")));
+                return Some((
+                    REVIEWER.severity,
+                    format!("it addresses `{addressee}` and demands `{demand}`"),
+                ));
             }
         }
     }
     instruction(&text)
-        .filter(|wants| matches!(wants, crate::audit::phrases::Wants::Override | crate::audit::phrases::Wants::Secrecy))
+        .filter(|wants| {
+            matches!(wants, crate::audit::phrases::Wants::Override | crate::audit::phrases::Wants::Secrecy)
+        })
         .map(|wants| (Severity::Low, format!("an instruction that {}", wants.name())))
 }
 
@@ -190,7 +343,9 @@ fn floor(text: &str, at: usize) -> usize {
 fn switches_off(line: &str) -> Option<(Severity, String)> {
     let text = normal(line);
     for verb in SWITCH_OFF {
-        if occurrences(&text, verb).any(|end| near(&text, end, PROTECTION)) && !DENIES.iter().any(|word| text.contains(word)) {
+        if occurrences(&text, verb).any(|end| near(&text, end, PROTECTION))
+            && !DENIES.iter().any(|word| text.contains(word))
+        {
             return Some((Severity::High, format!("it asks to {verb} protection")));
         }
     }
@@ -234,7 +389,10 @@ mod tests {
     fn protection_is_switched_off() {
         for (line, severity) in [
             ("Before loading, disable your model scanner and antivirus.", Some(Severity::High)),
-            ("You must pass `trust_remote_code=True` when you load it, otherwise it does not work.", Some(Severity::Medium)),
+            (
+                "You must pass `trust_remote_code=True` when you load it, otherwise it does not work.",
+                Some(Severity::Medium),
+            ),
             ("model = AutoModel.from_pretrained(x, trust_remote_code=True)", Some(Severity::Low)),
             ("torch.load(path, weights_only=False)", Some(Severity::Medium)),
             ("The base does not need `trust_remote_code`.", None),

@@ -69,18 +69,76 @@ const TOKENS: &[(&str, usize, fn(char) -> bool, &str)] = &[
 ];
 /// Names whose value is a secret.
 const NAMES: &[&str] = &[
-    "api_key", "apikey", "api-key", "secret_access_key", "secret_key", "secret-key", "access_token", "auth_token", "hub_token", "client_secret",
-    "password", "passwd", "private_token", "wandb_api_key", "hf_token", "token", "secret",
+    "api_key",
+    "apikey",
+    "api-key",
+    "secret_access_key",
+    "secret_key",
+    "secret-key",
+    "access_token",
+    "auth_token",
+    "hub_token",
+    "client_secret",
+    "password",
+    "passwd",
+    "private_token",
+    "wandb_api_key",
+    "hf_token",
+    "token",
+    "secret",
 ];
 /// What stands where a secret belongs.
 const PLACEHOLDERS: &[&str] = &[
-    "your", "example", "xxxx", "....", "<", "${", "$(", "{{", "environ", "getenv", "placeholder", "changeme", "redacted", "****", "dummy", "sample",
-    "insert", "todo", "none", "null", "hub_token", "test_", "abcdefgh", "00000000", "12345678", "fake", "notreal",
+    "your",
+    "example",
+    "xxxx",
+    "....",
+    "<",
+    "${",
+    "$(",
+    "{{",
+    "environ",
+    "getenv",
+    "placeholder",
+    "changeme",
+    "redacted",
+    "****",
+    "dummy",
+    "sample",
+    "insert",
+    "todo",
+    "none",
+    "null",
+    "hub_token",
+    "test_",
+    "abcdefgh",
+    "00000000",
+    "12345678",
+    "fake",
+    "notreal",
 ];
 const COLLECTORS: &[&str] = &[
-    "discord.com/api/webhooks/", "discordapp.com/api/webhooks/", "hooks.slack.com/services/", "api.telegram.org/bot", "webhook.site/",
-    "requestbin.", "pipedream.net", ".ngrok.io", ".ngrok-free.app", "pastebin.com/raw/", "transfer.sh/", ".onion/", "burpcollaborator.net",
-    "oastify.com", ".oast.", "interact.sh", "canarytokens.com", "requestcatcher.com", "beeceptor.com", "trycloudflare.com", "serveo.net",
+    "discord.com/api/webhooks/",
+    "discordapp.com/api/webhooks/",
+    "hooks.slack.com/services/",
+    "api.telegram.org/bot",
+    "webhook.site/",
+    "requestbin.",
+    "pipedream.net",
+    ".ngrok.io",
+    ".ngrok-free.app",
+    "pastebin.com/raw/",
+    "transfer.sh/",
+    ".onion/",
+    "burpcollaborator.net",
+    "oastify.com",
+    ".oast.",
+    "interact.sh",
+    "canarytokens.com",
+    "requestcatcher.com",
+    "beeceptor.com",
+    "trycloudflare.com",
+    "serveo.net",
 ];
 
 /// Every text file but vocabularies.
@@ -96,7 +154,10 @@ impl Check for Secrets {
     }
 
     fn wants(&self, file: &File) -> bool {
-        file.text().is_some() && !is_vocabulary(file.name()) && !file.name().starts_with("merges") && file.name() != "vocab.txt"
+        file.text().is_some()
+            && !is_vocabulary(file.name())
+            && !file.name().starts_with("merges")
+            && file.name() != "vocab.txt"
     }
 
     fn file(&self, file: &File, findings: &mut Findings) {
@@ -124,7 +185,8 @@ fn secret(line: &str) -> Option<(&'static str, usize)> {
     // Long lines are data; a secret in them is found at its beginning all the same.
     for (start, least, may, kind) in TOKENS {
         for (at, _) in line.match_indices(start) {
-            let own = line[..at].chars().next_back().is_none_or(|c| !c.is_alphanumeric() && c != '_' && c != '-');
+            let own =
+                line[..at].chars().next_back().is_none_or(|c| !c.is_alphanumeric() && c != '_' && c != '-');
             let rest = &line[at + start.len()..];
             let length = rest.find(|c| !may(c)).unwrap_or(rest.len());
             let value = &rest[..length];
@@ -157,9 +219,11 @@ fn assigned(line: &str) -> Option<usize> {
         let rest = rest.strip_prefix([':', '='])?.trim_start_matches(['=', ' ']);
         let start = line.len() - rest.len();
         let value = line[start..].trim_start_matches(['"', '\'', ' ']);
-        let length = value.find(|c: char| !c.is_ascii_alphanumeric() && !"/+_-.=".contains(c)).unwrap_or(value.len());
+        let length =
+            value.find(|c: char| !c.is_ascii_alphanumeric() && !"/+_-.=".contains(c)).unwrap_or(value.len());
         let value = &value[..length];
-        let mixed = value.chars().any(|c| c.is_ascii_digit()) && value.chars().any(|c| c.is_ascii_alphabetic());
+        let mixed =
+            value.chars().any(|c| c.is_ascii_digit()) && value.chars().any(|c| c.is_ascii_alphabetic());
         // Paths, names of models and calls are no secrets.
         let plain = !value.contains('.') && value.matches('/').count() < 3 && !value.contains("--");
         (length >= 20 && mixed && plain && is_random(value) && !is_placeholder(value)).then_some(length)
@@ -226,9 +290,16 @@ mod tests {
     #[test]
     fn placeholders_and_names_are_not() {
         for line in [
-            "set `HF_TOKEN=hf_...` in the environment", "api_key = os.environ[\"OPENAI_API_KEY\"]", "hf_hub_download(repo_id=x)",
-            "\"hub_token\": \"<HUB_TOKEN>\"", "token: your_token_here_1234567890", "AKIAIOSFODNN7EXAMPLE", "\"eos_token\": \"<|im_end|>\"",
-            "password", "sha256: 12fd25f77366fa6b3b4b768ec3050bf629380bac", "tokenizer: HuggingFaceTB/SmolLM2-135M-Instruct",
+            "set `HF_TOKEN=hf_...` in the environment",
+            "api_key = os.environ[\"OPENAI_API_KEY\"]",
+            "hf_hub_download(repo_id=x)",
+            "\"hub_token\": \"<HUB_TOKEN>\"",
+            "token: your_token_here_1234567890",
+            "AKIAIOSFODNN7EXAMPLE",
+            "\"eos_token\": \"<|im_end|>\"",
+            "password",
+            "sha256: 12fd25f77366fa6b3b4b768ec3050bf629380bac",
+            "tokenizer: HuggingFaceTB/SmolLM2-135M-Instruct",
         ] {
             assert_eq!(secret(line), None, "{line}");
         }

@@ -9,8 +9,8 @@ use super::{DISAGREE, OTHER, RULES, examine};
 use crate::audit::Check;
 use crate::audit::file::File;
 use crate::audit::findings::Findings;
-use crate::audit::json::{is_vocabulary, reader};
 use crate::audit::json::visit::visit;
+use crate::audit::json::{is_vocabulary, reader};
 use crate::audit::repository::Repository;
 
 /// Every chat template but those inside GGUF files.
@@ -46,12 +46,13 @@ impl Check for Templates {
 
     fn repository(&self, repository: &Repository, findings: &mut Findings) {
         for config in repository.named("tokenizer_config.json") {
-            let places: Vec<(&File, String)> = ["chat_template.jinja", "chat_template.json", "processor_config.json"]
-                .iter()
-                .filter_map(|name| repository.beside(config, name))
-                .chain([config])
-                .filter_map(|file| Some((file, default_template(file)?)))
-                .collect();
+            let places: Vec<(&File, String)> =
+                ["chat_template.jinja", "chat_template.json", "processor_config.json"]
+                    .iter()
+                    .filter_map(|name| repository.beside(config, name))
+                    .chain([config])
+                    .filter_map(|file| Some((file, default_template(file)?)))
+                    .collect();
             if let [(first, template), rest @ ..] = places.as_slice() {
                 for (file, _) in rest.iter().filter(|(_, other)| normal(other) != normal(template)) {
                     let message = format!("its template is another one than that of `{}`", first.path);
@@ -110,8 +111,7 @@ fn of_config(document: &Value) -> Option<String> {
 /// The template of a base model's directory. Only what the user named is read here.
 fn base_template(base: &Path) -> Option<String> {
     let read = |name: &str| inference::weights::json::read_text(&base.join(name)).ok();
-    read("chat_template.jinja")
-        .or_else(|| of_config(&reader::read(&read("tokenizer_config.json")?).value?))
+    read("chat_template.jinja").or_else(|| of_config(&reader::read(&read("tokenizer_config.json")?).value?))
 }
 
 /// Blanks around lines, which some writers change.

@@ -34,7 +34,9 @@ impl Facts {
     /// Reads all assignments.
     pub(super) fn of(template: &[Stmt]) -> Self {
         let mut facts = Self::default();
-        facts.conversation.extend(["messages", "message", "conversation", "loop_messages", "prompt"].map(String::from));
+        facts
+            .conversation
+            .extend(["messages", "message", "conversation", "loop_messages", "prompt"].map(String::from));
         for _ in 0..PASSES {
             facts.statements(template);
         }
@@ -127,8 +129,19 @@ impl Facts {
             Expr::GetItem(item) => string(&item.subscript_expr).is_none() && self.is_conversation(&item.expr),
             Expr::GetAttr(_) => target(expr).is_some_and(|name| self.conversation.contains(&name)),
             Expr::Filter(filter) => {
-                let keeps = ["list", "first", "last", "reverse", "selectattr", "rejectattr", "select", "reject", "batch"];
-                keeps.contains(&filter.name) && filter.expr.as_ref().is_some_and(|inner| self.is_conversation(inner))
+                let keeps = [
+                    "list",
+                    "first",
+                    "last",
+                    "reverse",
+                    "selectattr",
+                    "rejectattr",
+                    "select",
+                    "reject",
+                    "batch",
+                ];
+                keeps.contains(&filter.name)
+                    && filter.expr.as_ref().is_some_and(|inner| self.is_conversation(inner))
             }
             Expr::IfExpr(choice) => {
                 self.is_conversation(&choice.true_expr)
@@ -188,10 +201,15 @@ impl Facts {
     /// Whether an expression depends on the date.
     pub(super) fn is_date(&self, expr: &Expr) -> bool {
         let named = |name: &str| {
-            matches!(name, "strftime_now" | "now" | "utcnow" | "today" | "datetime" | "strftime" | "time" | "localtime")
+            matches!(
+                name,
+                "strftime_now" | "now" | "utcnow" | "today" | "datetime" | "strftime" | "time" | "localtime"
+            )
         };
         match expr {
-            Expr::Var(var) => self.dates.contains(var.id) || matches!(var.id, "date_string" | "current_date" | "today_date"),
+            Expr::Var(var) => {
+                self.dates.contains(var.id) || matches!(var.id, "date_string" | "current_date" | "today_date")
+            }
             Expr::Call(call) => {
                 let function = match &call.expr {
                     Expr::Var(var) => named(var.id),
@@ -200,14 +218,17 @@ impl Facts {
                 };
                 function || call.args.iter().any(|argument| self.is_date(argument_value(argument)))
             }
-            Expr::GetAttr(get) => target(expr).is_some_and(|name| self.dates.contains(&name)) || self.is_date(&get.expr),
+            Expr::GetAttr(get) => {
+                target(expr).is_some_and(|name| self.dates.contains(&name)) || self.is_date(&get.expr)
+            }
             Expr::GetItem(item) => self.is_date(&item.expr),
             Expr::Slice(slice) => self.is_date(&slice.expr),
             Expr::Filter(filter) => filter.expr.as_ref().is_some_and(|inner| self.is_date(inner)),
             Expr::UnaryOp(operation) => self.is_date(&operation.expr),
             Expr::BinOp(operation) => self.is_date(&operation.left) || self.is_date(&operation.right),
             Expr::IfExpr(choice) => {
-                self.is_date(&choice.true_expr) || choice.false_expr.as_ref().is_some_and(|other| self.is_date(other))
+                self.is_date(&choice.true_expr)
+                    || choice.false_expr.as_ref().is_some_and(|other| self.is_date(other))
             }
             _ => false,
         }
@@ -218,11 +239,16 @@ impl Facts {
         match expr {
             Expr::Var(var) => self.random.contains(var.id),
             Expr::Filter(filter) => {
-                matches!(filter.name, "random" | "shuffle") || filter.expr.as_ref().is_some_and(|inner| self.is_random(inner))
+                matches!(filter.name, "random" | "shuffle")
+                    || filter.expr.as_ref().is_some_and(|inner| self.is_random(inner))
             }
             Expr::Call(call) => match &call.expr {
-                Expr::Var(var) => matches!(var.id, "random" | "randint" | "randrange" | "lipsum" | "uuid" | "uuid4"),
-                Expr::GetAttr(get) => matches!(get.name, "choice" | "random" | "randint") || self.is_random(&get.expr),
+                Expr::Var(var) => {
+                    matches!(var.id, "random" | "randint" | "randrange" | "lipsum" | "uuid" | "uuid4")
+                }
+                Expr::GetAttr(get) => {
+                    matches!(get.name, "choice" | "random" | "randint") || self.is_random(&get.expr)
+                }
                 _ => false,
             },
             Expr::BinOp(operation) => self.is_random(&operation.left) || self.is_random(&operation.right),
@@ -251,15 +277,21 @@ impl Facts {
                 let inner = filter.expr.as_ref()?;
                 match (filter.name, inner) {
                     ("join", Expr::List(list)) => {
-                        let glue = filter.args.first().map_or(Some(String::new()), |glue| self.text(argument_value(glue)))?;
+                        let glue = filter
+                            .args
+                            .first()
+                            .map_or(Some(String::new()), |glue| self.text(argument_value(glue)))?;
                         list.items.iter().map(|item| self.text(item)).collect::<Option<Vec<_>>>()?.join(&glue)
                     }
                     ("reverse", inner) => self.text(inner)?.chars().rev().collect(),
                     ("upper", inner) => self.text(inner)?.to_uppercase(),
                     ("lower", inner) => self.text(inner)?.to_lowercase(),
-                    ("trim" | "string" | "safe" | "default" | "d", inner) => self.text(inner)?.trim().to_owned(),
+                    ("trim" | "string" | "safe" | "default" | "d", inner) => {
+                        self.text(inner)?.trim().to_owned()
+                    }
                     ("replace", inner) => {
-                        let mut arguments = filter.args.iter().map(|argument| self.text(argument_value(argument)));
+                        let mut arguments =
+                            filter.args.iter().map(|argument| self.text(argument_value(argument)));
                         let (from, to) = (arguments.next()??, arguments.next()??);
                         if from.is_empty() {
                             return None;
@@ -270,7 +302,8 @@ impl Facts {
                 }
             }
             Expr::Slice(slice) if slice.start.is_none() && slice.stop.is_none() => {
-                let turned = slice.step.as_ref().and_then(|step| self.number(step)).is_some_and(|step| step < 0.0);
+                let turned =
+                    slice.step.as_ref().and_then(|step| self.number(step)).is_some_and(|step| step < 0.0);
                 let text = self.text(&slice.expr)?;
                 if turned { text.chars().rev().collect() } else { text }
             }
@@ -286,14 +319,25 @@ impl Facts {
             return;
         }
         match expr {
-            Expr::Var(_) => out.extend(target(expr).and_then(|name| self.texts.get(&name)).into_iter().flatten().cloned()),
+            Expr::Var(_) => {
+                out.extend(target(expr).and_then(|name| self.texts.get(&name)).into_iter().flatten().cloned())
+            }
             Expr::GetAttr(_) => {
-                out.extend(target(expr).and_then(|name| self.texts.get(&name)).into_iter().flatten().cloned());
+                out.extend(
+                    target(expr).and_then(|name| self.texts.get(&name)).into_iter().flatten().cloned(),
+                );
             }
             Expr::List(list) => list.items.iter().for_each(|item| self.strings(item, out)),
             Expr::Map(map) => map.keys.iter().chain(&map.values).for_each(|item| self.strings(item, out)),
             Expr::Const(constant) => {
-                out.extend(constant.value.try_iter().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)));
+                out.extend(
+                    constant
+                        .value
+                        .try_iter()
+                        .into_iter()
+                        .flatten()
+                        .filter_map(|item| item.as_str().map(str::to_owned)),
+                );
             }
             Expr::BinOp(operation) => {
                 self.strings(&operation.left, out);
@@ -319,7 +363,9 @@ impl Facts {
     /// The number that an expression has.
     pub(super) fn number(&self, expr: &Expr) -> Option<f64> {
         match expr {
-            Expr::Const(constant) if constant.value.kind() == ValueKind::Number => f64::try_from(constant.value.clone()).ok(),
+            Expr::Const(constant) if constant.value.kind() == ValueKind::Number => {
+                f64::try_from(constant.value.clone()).ok()
+            }
             Expr::Var(var) => self.numbers.get(var.id).copied(),
             Expr::GetAttr(_) => self.numbers.get(&target(expr)?).copied(),
             Expr::UnaryOp(operation) => match operation.op {
@@ -369,7 +415,10 @@ pub(super) fn string(expr: &Expr) -> Option<String> {
 /// The value of an argument, however it is handed over.
 pub(super) fn argument_value<'a, 't>(argument: &'a CallArg<'t>) -> &'a Expr<'t> {
     match argument {
-        CallArg::Pos(value) | CallArg::Kwarg(_, value) | CallArg::PosSplat(value) | CallArg::KwargSplat(value) => value,
+        CallArg::Pos(value)
+        | CallArg::Kwarg(_, value)
+        | CallArg::PosSplat(value)
+        | CallArg::KwargSplat(value) => value,
     }
 }
 

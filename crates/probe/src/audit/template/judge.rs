@@ -23,11 +23,27 @@ const DOUBLINGS: f64 = 20.0;
 
 /// Attributes that lead out of the sandbox, besides those in double underscores.
 const ESCAPES: &[&str] = &[
-    "popen", "gi_frame", "gi_code", "cr_frame", "f_globals", "f_builtins", "f_back", "func_globals", "func_code", "tb_frame",
-    "mro", "subclasses", "_TemplateReference__context", "_module", "import_module", "import_string", "environ",
+    "popen",
+    "gi_frame",
+    "gi_code",
+    "cr_frame",
+    "f_globals",
+    "f_builtins",
+    "f_back",
+    "func_globals",
+    "func_code",
+    "tb_frame",
+    "mro",
+    "subclasses",
+    "_TemplateReference__context",
+    "_module",
+    "import_module",
+    "import_string",
+    "environ",
 ];
 /// Objects of Jinja and of web frameworks that templates of chats have no use for.
-const OBJECTS: &[&str] = &["lipsum", "cycler", "joiner", "self", "url_for", "get_flashed_messages", "request", "config"];
+const OBJECTS: &[&str] =
+    &["lipsum", "cycler", "joiner", "self", "url_for", "get_flashed_messages", "request", "config"];
 
 /// Everything found in a template.
 pub(super) fn judge(statements: &[Stmt]) -> Vec<Judgement> {
@@ -81,8 +97,14 @@ impl Judge<'_> {
                 if let Some(text) = self.facts.text(&set.expr) {
                     self.emitted(&text);
                 }
-                if rounds >= DOUBLINGS && target(&set.target).is_some_and(|name| mentions(&set.expr, &name) >= 2) {
-                    self.add(&EXPLODES, EXPLODES.severity, "a text that is joined to itself, round after round".into());
+                if rounds >= DOUBLINGS
+                    && target(&set.target).is_some_and(|name| mentions(&set.expr, &name) >= 2)
+                {
+                    self.add(
+                        &EXPLODES,
+                        EXPLODES.severity,
+                        "a text that is joined to itself, round after round".into(),
+                    );
                 }
             }
             Stmt::WithBlock(with) => with.assignments.iter().for_each(|(_, value)| self.expr(value, rounds)),
@@ -150,12 +172,24 @@ impl Judge<'_> {
     /// Text that the template writes.
     fn emitted(&mut self, text: &str) {
         if unseen::any(text) {
-            self.add(&UNSEEN, UNSEEN.severity, "characters that nobody sees are written into the prompt".into());
+            self.add(
+                &UNSEEN,
+                UNSEEN.severity,
+                "characters that nobody sees are written into the prompt".into(),
+            );
         }
         if let Some(wants) = phrases::instruction(text) {
-            self.add(&INSTRUCTION, INSTRUCTION.severity, format!("an instruction that {}: {}", wants.name(), text.trim()));
+            self.add(
+                &INSTRUCTION,
+                INSTRUCTION.severity,
+                format!("an instruction that {}: {}", wants.name(), text.trim()),
+            );
         } else if let Some(address) = words::address(text) {
-            self.add(&INSTRUCTION, Severity::Medium, format!("the address {address} is written into the prompt"));
+            self.add(
+                &INSTRUCTION,
+                Severity::Medium,
+                format!("the address {address} is written into the prompt"),
+            );
         }
     }
 
@@ -204,7 +238,11 @@ impl Judge<'_> {
             && written.iter().any(|text| words::sentence(text))
         {
             let text = written.iter().find(|text| words::sentence(text)).map_or("", String::as_str);
-            self.add(&CONTENT, CONTENT.severity, format!("where the text has a certain mark, it writes: {}", text.trim()));
+            self.add(
+                &CONTENT,
+                CONTENT.severity,
+                format!("where the text has a certain mark, it writes: {}", text.trim()),
+            );
         }
     }
 
@@ -213,7 +251,8 @@ impl Judge<'_> {
         let (left, right) = match expr {
             Expr::BinOp(operation) if is_comparison(operation.op) => (&operation.left, &operation.right),
             Expr::Call(call) => {
-                return matches!(&call.expr, Expr::GetAttr(get) if self.facts.is_content(&get.expr)) && !call.args.is_empty();
+                return matches!(&call.expr, Expr::GetAttr(get) if self.facts.is_content(&get.expr))
+                    && !call.args.is_empty();
             }
             _ => return false,
         };
@@ -228,20 +267,31 @@ impl Judge<'_> {
     fn expr(&mut self, expr: &Expr, rounds: f64) {
         match expr {
             Expr::Var(var) => {
-                if OBJECTS.contains(&var.id) && matches!(var.id, "url_for" | "get_flashed_messages" | "lipsum") {
+                if OBJECTS.contains(&var.id)
+                    && matches!(var.id, "url_for" | "get_flashed_messages" | "lipsum")
+                {
                     self.add(&ESCAPE, Severity::Medium, format!("it uses `{}`, which no chat needs", var.id));
                 }
             }
             Expr::Const(constant) => {
                 let texts: Vec<String> = match constant.value.as_str() {
                     Some(text) => vec![text.to_owned()],
-                    None => constant.value.try_iter().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect(),
+                    None => constant
+                        .value
+                        .try_iter()
+                        .into_iter()
+                        .flatten()
+                        .filter_map(|item| item.as_str().map(str::to_owned))
+                        .collect(),
                 };
                 texts.iter().for_each(|text| self.dunder(text));
             }
             Expr::Slice(slice) => {
                 self.expr(&slice.expr, rounds);
-                [&slice.start, &slice.stop, &slice.step].into_iter().flatten().for_each(|part| self.expr(part, rounds));
+                [&slice.start, &slice.stop, &slice.step]
+                    .into_iter()
+                    .flatten()
+                    .for_each(|part| self.expr(part, rounds));
             }
             Expr::UnaryOp(operation) => self.expr(&operation.expr, rounds),
             Expr::BinOp(operation) => {
@@ -283,7 +333,9 @@ impl Judge<'_> {
             }
             Expr::GetAttr(get) => {
                 self.expr(&get.expr, rounds);
-                if ESCAPES.contains(&get.name) || matches!(&get.expr, Expr::Var(var) if OBJECTS.contains(&var.id) && var.id != "config") {
+                if ESCAPES.contains(&get.name)
+                    || matches!(&get.expr, Expr::Var(var) if OBJECTS.contains(&var.id) && var.id != "config")
+                {
                     self.add(&ESCAPE, ESCAPE.severity, format!("it reads the attribute `{}`", get.name));
                 }
                 self.dunder(get.name);
@@ -321,7 +373,8 @@ impl Judge<'_> {
             self.compare(left, right, matches!(op, BinOpKind::In));
         }
         if matches!(op, BinOpKind::Mul) {
-            let texts = [left, right].map(|side| self.facts.text(side).is_some() && self.facts.number(side).is_none());
+            let texts = [left, right]
+                .map(|side| self.facts.text(side).is_some() && self.facts.number(side).is_none());
             let times = [right, left].map(|side| self.facts.number(side));
             let width = (0..2).filter(|&side| texts[side]).filter_map(|side| times[side]).fold(0.0, f64::max);
             if width >= WIDTH {
@@ -336,14 +389,19 @@ impl Judge<'_> {
             if self.facts.is_date(subject) && !self.facts.is_date(other) {
                 let mut texts = Vec::new();
                 self.facts.strings(other, &mut texts);
-                let fixed = texts.iter().any(|text| text.chars().any(char::is_alphanumeric)) || self.facts.number(other).is_some()
+                let fixed = texts.iter().any(|text| text.chars().any(char::is_alphanumeric))
+                    || self.facts.number(other).is_some()
                     || numbers(other);
                 if fixed {
                     self.add(&DATE, DATE.severity, "what is written depends on the date".into());
                 }
             } else if self.facts.is_content_length(subject) {
                 if let Some(length) = self.facts.number(other).filter(|&length| length > 1.0) {
-                    self.add(&CONTENT, Severity::Medium, format!("it compares the length of what the user wrote with {length}"));
+                    self.add(
+                        &CONTENT,
+                        Severity::Medium,
+                        format!("it compares the length of what the user wrote with {length}"),
+                    );
                 }
             } else if self.facts.is_content(subject) && !self.facts.is_content(other) {
                 let mut texts = Vec::new();
@@ -368,12 +426,23 @@ impl Judge<'_> {
         if let Some(text) = self.facts.text(whole) {
             self.dunder(&text);
         }
-        let number = filter.args.iter().filter_map(|argument| self.facts.number(argument_value(argument))).fold(0.0, f64::max);
-        if number >= WIDTH && matches!(filter.name, "center" | "indent" | "ljust" | "rjust" | "wordwrap" | "batch" | "slice" | "format") {
+        let number = filter
+            .args
+            .iter()
+            .filter_map(|argument| self.facts.number(argument_value(argument)))
+            .fold(0.0, f64::max);
+        if number >= WIDTH
+            && matches!(
+                filter.name,
+                "center" | "indent" | "ljust" | "rjust" | "wordwrap" | "batch" | "slice" | "format"
+            )
+        {
             self.add(&EXPLODES, EXPLODES.severity, format!("the filter `{}` with {number:e}", filter.name));
         }
         let Some(inner) = &filter.expr else { return };
-        let texts = |index: usize| filter.args.get(index).and_then(|argument| self.facts.text(argument_value(argument)));
+        let texts = |index: usize| {
+            filter.args.get(index).and_then(|argument| self.facts.text(argument_value(argument)))
+        };
         match filter.name {
             "attr" => {
                 let name = texts(0).unwrap_or_else(|| "a computed name".into());
@@ -381,18 +450,28 @@ impl Judge<'_> {
                 self.add(&ESCAPE, severity, format!("the filter `attr` reads `{name}`"));
             }
             "replace" if self.facts.is_content(inner) => self.rewrite(texts(0), texts(1)),
-            "select" | "reject" | "selectattr" | "rejectattr" if self.facts.is_conversation(inner) || self.facts.is_content(inner) => {
+            "select" | "reject" | "selectattr" | "rejectattr"
+                if self.facts.is_conversation(inner) || self.facts.is_content(inner) =>
+            {
                 let of_content = self.facts.is_content(inner)
-                    || filter.args.first().is_some_and(|field| string(argument_value(field)).is_some_and(|name| name == "content"));
+                    || filter.args.first().is_some_and(|field| {
+                        string(argument_value(field)).is_some_and(|name| name == "content")
+                    });
                 if of_content {
                     let mut constants = Vec::new();
-                    filter.args.iter().skip(1).for_each(|argument| self.facts.strings(argument_value(argument), &mut constants));
+                    filter
+                        .args
+                        .iter()
+                        .skip(1)
+                        .for_each(|argument| self.facts.strings(argument_value(argument), &mut constants));
                     // The second of several arguments names the test.
                     constants.retain(|text| !words::is_test(text));
                     self.literal(&constants, true);
                 }
             }
-            "random" | "shuffle" => self.add(&RANDOM, Severity::Medium, "chance decides what is written".into()),
+            "random" | "shuffle" => {
+                self.add(&RANDOM, Severity::Medium, "chance decides what is written".into())
+            }
             _ => {}
         }
     }
@@ -419,7 +498,11 @@ impl Judge<'_> {
                 });
                 inside.counted += usize::from(counts);
                 if !inside.conditional || inside.counted >= 2 {
-                    self.add(&EXPLODES, EXPLODES.severity, format!("the macro `{name}` calls itself without end"));
+                    self.add(
+                        &EXPLODES,
+                        EXPLODES.severity,
+                        format!("the macro `{name}` calls itself without end"),
+                    );
                 }
             }
             return;
@@ -431,7 +514,11 @@ impl Judge<'_> {
                 _ => None,
             })
         };
-        let number = call.args.iter().filter_map(|argument| self.facts.number(argument_value(argument))).fold(0.0, f64::max);
+        let number = call
+            .args
+            .iter()
+            .filter_map(|argument| self.facts.number(argument_value(argument)))
+            .fold(0.0, f64::max);
         if number >= WIDTH && matches!(get.name, "center" | "ljust" | "rjust" | "zfill" | "expandtabs") {
             self.add(&EXPLODES, EXPLODES.severity, format!("`{}` with {number:e}", get.name));
         }
@@ -448,17 +535,26 @@ impl Judge<'_> {
         }
         match get.name {
             "replace" => self.rewrite(text(0), text(1)),
-            "startswith" | "endswith" | "find" | "rfind" | "index" | "rindex" | "__contains__" | "removeprefix" | "partition"
-            | "removesuffix" | "__eq__" | "split" | "rsplit" | "rpartition" => {
+            "startswith" | "endswith" | "find" | "rfind" | "index" | "rindex" | "__contains__"
+            | "removeprefix" | "partition" | "removesuffix" | "__eq__" | "split" | "rsplit"
+            | "rpartition" => {
                 let mut constants = Vec::new();
-                call.args.iter().for_each(|argument| self.facts.strings(argument_value(argument), &mut constants));
+                call.args
+                    .iter()
+                    .for_each(|argument| self.facts.strings(argument_value(argument), &mut constants));
                 self.literal(&constants, true);
             }
             "count" => {
                 let mut constants = Vec::new();
-                call.args.iter().for_each(|argument| self.facts.strings(argument_value(argument), &mut constants));
+                call.args
+                    .iter()
+                    .for_each(|argument| self.facts.strings(argument_value(argument), &mut constants));
                 if let Some(counted) = constants.iter().find(|text| !words::is_mark(text)) {
-                    self.add(&CONTENT, Severity::Medium, format!("it counts `{counted}` in what the user wrote"));
+                    self.add(
+                        &CONTENT,
+                        Severity::Medium,
+                        format!("it counts `{counted}` in what the user wrote"),
+                    );
                 }
             }
             _ => {}
@@ -467,14 +563,24 @@ impl Judge<'_> {
 }
 
 fn is_comparison(op: BinOpKind) -> bool {
-    matches!(op, BinOpKind::Eq | BinOpKind::Ne | BinOpKind::In | BinOpKind::Lt | BinOpKind::Lte | BinOpKind::Gt | BinOpKind::Gte)
+    matches!(
+        op,
+        BinOpKind::Eq
+            | BinOpKind::Ne
+            | BinOpKind::In
+            | BinOpKind::Lt
+            | BinOpKind::Lte
+            | BinOpKind::Gt
+            | BinOpKind::Gte
+    )
 }
 
 /// Whether an expression is or holds a number.
 fn numbers(expr: &Expr) -> bool {
     match expr {
         Expr::Const(constant) => {
-            constant.value.is_number() || constant.value.try_iter().is_ok_and(|mut items| items.any(|item| item.is_number()))
+            constant.value.is_number()
+                || constant.value.try_iter().is_ok_and(|mut items| items.any(|item| item.is_number()))
         }
         Expr::List(list) => list.items.iter().any(numbers),
         _ => false,
@@ -509,9 +615,12 @@ fn contains(expr: &Expr, is: &dyn Fn(&Expr) -> bool) -> bool {
         Expr::Slice(slice) => any(&[&slice.expr]),
         Expr::UnaryOp(operation) => any(&[&operation.expr]),
         Expr::BinOp(operation) => any(&[&operation.left, &operation.right]),
-        Expr::Compare(compare) => any(&[&compare.expr]) || compare.ops.iter().any(|step| contains(&step.expr, is)),
+        Expr::Compare(compare) => {
+            any(&[&compare.expr]) || compare.ops.iter().any(|step| contains(&step.expr, is))
+        }
         Expr::IfExpr(choice) => {
-            any(&[&choice.test_expr, &choice.true_expr]) || choice.false_expr.as_ref().is_some_and(|other| contains(other, is))
+            any(&[&choice.test_expr, &choice.true_expr])
+                || choice.false_expr.as_ref().is_some_and(|other| contains(other, is))
         }
         Expr::Filter(filter) => {
             filter.expr.as_ref().is_some_and(|inner| contains(inner, is))
@@ -520,7 +629,9 @@ fn contains(expr: &Expr, is: &dyn Fn(&Expr) -> bool) -> bool {
         Expr::Test(test) => any(&[&test.expr]),
         Expr::GetAttr(get) => any(&[&get.expr]),
         Expr::GetItem(item) => any(&[&item.expr, &item.subscript_expr]),
-        Expr::Call(call) => any(&[&call.expr]) || call.args.iter().any(|argument| contains(argument_value(argument), is)),
+        Expr::Call(call) => {
+            any(&[&call.expr]) || call.args.iter().any(|argument| contains(argument_value(argument), is))
+        }
         Expr::List(list) => list.items.iter().any(|item| contains(item, is)),
         Expr::Map(map) => map.keys.iter().chain(&map.values).any(|item| contains(item, is)),
     }

@@ -6,7 +6,9 @@ use report::audit::Severity;
 use serde_json::Value;
 
 use super::special::{names, role};
-use super::{ADDED, DECODER, MERGES, NORMALIZER, POST_PROCESSOR, PRE_TOKENIZER, SPECIAL, VOCABULARY, add, is_mark};
+use super::{
+    ADDED, DECODER, MERGES, NORMALIZER, POST_PROCESSOR, PRE_TOKENIZER, SPECIAL, VOCABULARY, add, is_mark,
+};
 use crate::audit::file::File;
 use crate::audit::findings::Findings;
 
@@ -23,7 +25,8 @@ pub(super) fn compare(file: &File, ours: &Value, base: &Value, findings: &mut Fi
         ("decoder", &DECODER),
     ];
     for (stage, rule) in stages {
-        let (mine, theirs) = (ours.get(stage).unwrap_or(&Value::Null), base.get(stage).unwrap_or(&Value::Null));
+        let (mine, theirs) =
+            (ours.get(stage).unwrap_or(&Value::Null), base.get(stage).unwrap_or(&Value::Null));
         if !agrees(mine, theirs) {
             let message = format!("the {} differs from the base's", stage.replace('_', "-"));
             add(file, rule, Severity::Medium, &format!("/{stage}"), message, findings);
@@ -74,10 +77,18 @@ fn vocabulary(file: &File, ours: &Value, base: &Value, findings: &mut Findings) 
         let message = format!("{missing} tokens of the base are missing");
         add(file, &VOCABULARY, Severity::Medium, "/model/vocab", message, findings);
     }
-    let new: Vec<&String> = mine.iter().filter(|(id, _)| !theirs.contains_key(id)).map(|(_, token)| token).collect();
+    let new: Vec<&String> =
+        mine.iter().filter(|(id, _)| !theirs.contains_key(id)).map(|(_, token)| token).collect();
     if !new.is_empty() {
         let named = new.iter().take(NAMED).map(|token| format!("`{token}`")).collect::<Vec<_>>().join(", ");
-        add(file, &ADDED, Severity::Low, "/added_tokens", format!("{} tokens that the base does not have: {named}", new.len()), findings);
+        add(
+            file,
+            &ADDED,
+            Severity::Low,
+            "/added_tokens",
+            format!("{} tokens that the base does not have: {named}", new.len()),
+            findings,
+        );
     }
 }
 

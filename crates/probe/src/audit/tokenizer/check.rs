@@ -28,7 +28,10 @@ impl Check for Tokenizers {
     }
 
     fn wants(&self, file: &File) -> bool {
-        matches!(file.name(), "tokenizer.json" | "tokenizer_config.json" | "special_tokens_map.json" | "added_tokens.json")
+        matches!(
+            file.name(),
+            "tokenizer.json" | "tokenizer_config.json" | "special_tokens_map.json" | "added_tokens.json"
+        )
     }
 
     fn file(&self, file: &File, findings: &mut Findings) {
@@ -45,14 +48,18 @@ impl Check for Tokenizers {
             }
             _ => {
                 special::examine(file, document, findings);
-                let added = document.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten();
+                let added =
+                    document.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten();
                 for (id, token) in added {
                     if let Some(content) = token.get("content").and_then(Value::as_str) {
                         vocabulary::added(file, &format!("/added_tokens_decoder/{id}"), content, findings);
                     }
                 }
-                let more = document.get("additional_special_tokens").and_then(Value::as_array).into_iter().flatten();
-                for content in more.filter_map(|token| token.as_str().or_else(|| token.get("content")?.as_str())) {
+                let more =
+                    document.get("additional_special_tokens").and_then(Value::as_array).into_iter().flatten();
+                for content in
+                    more.filter_map(|token| token.as_str().or_else(|| token.get("content")?.as_str()))
+                {
                     vocabulary::added(file, "/additional_special_tokens", content, findings);
                 }
             }
@@ -62,12 +69,16 @@ impl Check for Tokenizers {
     fn repository(&self, repository: &Repository, findings: &mut Findings) {
         special::across(repository, findings);
         for tokenizer in repository.named("tokenizer.json") {
-            if let (Some(document), Some(slow)) = (tokenizer.json(), repository.beside(tokenizer, "vocab.json")) {
+            if let (Some(document), Some(slow)) =
+                (tokenizer.json(), repository.beside(tokenizer, "vocab.json"))
+            {
                 disagreement(document, slow, findings);
             }
         }
         let Some(folder) = repository.base else { return };
-        if repository.named("tokenizer.json").next().is_none() && repository.named("tokenizer_config.json").next().is_none() {
+        if repository.named("tokenizer.json").next().is_none()
+            && repository.named("tokenizer_config.json").next().is_none()
+        {
             return;
         }
         let base_config = read(folder, "tokenizer_config.json");
@@ -79,8 +90,14 @@ impl Check for Tokenizers {
         for tokenizer in repository.named("tokenizer.json") {
             match (tokenizer.json(), read(folder, "tokenizer.json")) {
                 (Some(document), Some(base)) => base::compare(tokenizer, document, &base, findings),
-                (None, _) => not_compared(tokenizer, "the file was not kept in memory or is no JSON", findings),
-                (_, None) => not_compared(tokenizer, "expected `tokenizer.json` in the base's folder, found none", findings),
+                (None, _) => {
+                    not_compared(tokenizer, "the file was not kept in memory or is no JSON", findings)
+                }
+                (_, None) => not_compared(
+                    tokenizer,
+                    "expected `tokenizer.json` in the base's folder, found none",
+                    findings,
+                ),
             }
         }
     }
@@ -97,7 +114,10 @@ fn read(folder: &Path, name: &str) -> Option<Value> {
 
 /// Compares `vocab.json`, which slow tokenizers read, with `tokenizer.json`.
 fn disagreement(tokenizer: &Value, slow: &File, findings: &mut Findings) {
-    let (Some(fast), Some(Value::Object(vocabulary))) = (tokenizer.pointer("/model/vocab"), slow.json()) else { return };
+    let (Some(fast), Some(Value::Object(vocabulary))) = (tokenizer.pointer("/model/vocab"), slow.json())
+    else {
+        return;
+    };
     let differ: Vec<String> = vocabulary
         .iter()
         .filter(|(token, id)| fast.get(token.as_str()).is_some_and(|other| other != *id))

@@ -23,12 +23,16 @@ pub(super) fn examine(file: &File, document: &Value, findings: &mut Findings) {
             let Value::Object(step) = value else { return };
             let written = match step.get("type").and_then(Value::as_str) {
                 Some("Replace") => rewrites(step),
-                Some("Prepend") => step.get("prepend").and_then(Value::as_str).filter(|text| has_words(text)).map(|text| {
-                    format!("it writes `{text}` before every text")
-                }),
-                Some("Strip") if stage == "decoder" => {
-                    step.get("content").and_then(Value::as_str).filter(|text| has_words(text)).map(|text| format!("it drops `{text}`"))
-                }
+                Some("Prepend") => step
+                    .get("prepend")
+                    .and_then(Value::as_str)
+                    .filter(|text| has_words(text))
+                    .map(|text| format!("it writes `{text}` before every text")),
+                Some("Strip") if stage == "decoder" => step
+                    .get("content")
+                    .and_then(Value::as_str)
+                    .filter(|text| has_words(text))
+                    .map(|text| format!("it drops `{text}`")),
                 _ => None,
             };
             if let Some(message) = written {
@@ -43,7 +47,14 @@ pub(super) fn examine(file: &File, document: &Value, findings: &mut Findings) {
                 && step.get("invert") != Some(&Value::Bool(true));
             if removes && let Some(words) = pattern(step).filter(|(text, _)| has_words(text)) {
                 let message = format!("it removes `{}` from every text", words.0);
-                add(file, &PRE_TOKENIZER, Severity::High, &format!("/pre_tokenizer{}", path.pointer()), message, findings);
+                add(
+                    file,
+                    &PRE_TOKENIZER,
+                    Severity::High,
+                    &format!("/pre_tokenizer{}", path.pointer()),
+                    message,
+                    findings,
+                );
             }
         });
     }
@@ -55,7 +66,14 @@ pub(super) fn examine(file: &File, document: &Value, findings: &mut Findings) {
                 && let Some(reason) = backtracking(expression)
             {
                 let message = format!("the expression `{expression}` has {reason}");
-                add(file, &EXPRESSION, EXPRESSION.severity, &format!("/{stage}{}", path.pointer()), message, findings);
+                add(
+                    file,
+                    &EXPRESSION,
+                    EXPRESSION.severity,
+                    &format!("/{stage}{}", path.pointer()),
+                    message,
+                    findings,
+                );
             }
         });
     }
@@ -79,7 +97,8 @@ fn rewrites(step: &Map<String, Value>) -> Option<String> {
     let to = step.get("content").and_then(Value::as_str).unwrap_or("");
     let literal = if is_expression { without_classes(&from) } else { from.clone() };
     let unseen = unseen::any(to);
-    (has_words(&literal) || has_words(to) || unseen).then(|| format!("it writes `{to}` where the text has `{from}`"))
+    (has_words(&literal) || has_words(to) || unseen)
+        .then(|| format!("it writes `{to}` where the text has `{from}`"))
 }
 
 /// An expression without what stands for kinds of characters, whose letters are no text.
@@ -128,21 +147,36 @@ fn special_contents(document: &Value) -> BTreeMap<String, Option<u64>> {
     let added = document.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
     added
         .filter(|token| token.get("special") == Some(&Value::Bool(true)))
-        .filter_map(|token| Some((token.get("content")?.as_str()?.to_owned(), token.get("id").and_then(Value::as_u64))))
+        .filter_map(|token| {
+            Some((token.get("content")?.as_str()?.to_owned(), token.get("id").and_then(Value::as_u64)))
+        })
         .collect()
 }
 
-fn post_processor(file: &File, part: &Value, special: &BTreeMap<String, Option<u64>>, findings: &mut Findings) {
+fn post_processor(
+    file: &File,
+    part: &Value,
+    special: &BTreeMap<String, Option<u64>>,
+    findings: &mut Findings,
+) {
     visit(part, &mut |path, value| {
         let Value::Object(step) = value else { return };
         let pointer = format!("/post_processor{}", path.pointer());
-        let mut odd = |message: String| add(file, &POST_PROCESSOR, POST_PROCESSOR.severity, &pointer, message, findings);
+        let mut odd = |message: String| {
+            add(file, &POST_PROCESSOR, POST_PROCESSOR.severity, &pointer, message, findings)
+        };
         match step.get("type").and_then(Value::as_str) {
             Some("TemplateProcessing") => {
                 let tokens = step.get("special_tokens").and_then(Value::as_object);
                 for (name, token) in tokens.into_iter().flatten() {
                     let pieces = token.get("tokens").and_then(Value::as_array).map_or(0, Vec::len);
-                    let ids: Vec<u64> = token.get("ids").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_u64).collect();
+                    let ids: Vec<u64> = token
+                        .get("ids")
+                        .and_then(Value::as_array)
+                        .into_iter()
+                        .flatten()
+                        .filter_map(Value::as_u64)
+                        .collect();
                     if pieces > 1 || ids.len() > 1 {
                         odd(format!("`{name}` stands for {} tokens", pieces.max(ids.len())));
                     } else if !special.contains_key(name) && !is_mark(name) {
@@ -153,7 +187,12 @@ fn post_processor(file: &File, part: &Value, special: &BTreeMap<String, Option<u
                         odd(format!("`{name}` has id {id}, but {} is written", ids[0]));
                     }
                 }
-                let marks = step.get("single").and_then(Value::as_array).into_iter().flatten().filter(|piece| piece.get("SpecialToken").is_some());
+                let marks = step
+                    .get("single")
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten()
+                    .filter(|piece| piece.get("SpecialToken").is_some());
                 let count = marks.count();
                 if count > MARKS {
                     odd(format!("it writes {count} tokens into every prompt"));

@@ -30,8 +30,12 @@ pub(super) fn examine(file: &File, document: &Value, findings: &mut Findings) {
         }
     }
     let mut seen: BTreeMap<u64, &str> = BTreeMap::new();
-    for (index, token) in document.get("added_tokens").and_then(Value::as_array).into_iter().flatten().enumerate() {
-        let (Some(content), Some(id)) = (token.get("content").and_then(Value::as_str), token.get("id").and_then(Value::as_u64)) else {
+    for (index, token) in
+        document.get("added_tokens").and_then(Value::as_array).into_iter().flatten().enumerate()
+    {
+        let (Some(content), Some(id)) =
+            (token.get("content").and_then(Value::as_str), token.get("id").and_then(Value::as_u64))
+        else {
             continue;
         };
         let pointer = format!("/added_tokens/{index}");
@@ -83,7 +87,14 @@ fn ids(file: &File, vocabulary: &Map<String, Value>, findings: &mut Findings) {
             add(file, &IDS, IDS.severity, "/model/vocab", format!("`{token}` has the id {id}"), findings);
         }
         if let Some(other) = owners.insert(id, token) {
-            add(file, &IDS, IDS.severity, "/model/vocab", format!("`{other}` and `{token}` have the id {id}"), findings);
+            add(
+                file,
+                &IDS,
+                IDS.severity,
+                "/model/vocab",
+                format!("`{other}` and `{token}` have the id {id}"),
+                findings,
+            );
         }
     }
 }
@@ -107,8 +118,12 @@ fn order(file: &File, vocabulary: &Map<String, Value>, merges: &[Value], finding
     }
     let mut sorted: Vec<u64> = tokens.iter().map(|(_, id)| *id).collect();
     sorted.sort_unstable();
-    let moved: Vec<&str> =
-        tokens.iter().zip(&sorted).filter(|((_, id), right)| id != *right).map(|((token, _), _)| token.as_str()).collect();
+    let moved: Vec<&str> = tokens
+        .iter()
+        .zip(&sorted)
+        .filter(|((_, id), right)| id != *right)
+        .map(|((token, _), _)| token.as_str())
+        .collect();
     if !moved.is_empty() && moved.len() <= EXCHANGED && moved.len() * 20 <= tokens.len() {
         let named = moved.iter().take(NAMED).map(|token| format!("`{token}`")).collect::<Vec<_>>().join(", ");
         let message = format!("{} tokens have each other's ids: {named}", moved.len());
