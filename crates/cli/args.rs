@@ -44,6 +44,8 @@ pub(crate) enum Command {
     /// The process in which an audit reads files; started by the program itself.
     #[command(name = WORKER, hide = true)]
     AuditWorker(WorkerArguments),
+    /// Write down by digest what a run depends on, for `--locked` to compare with.
+    Pin(PinArguments),
     /// List the rules of the audit, or explain one.
     Rules(RulesArguments),
     /// List the shipped suites, or validate your own.
@@ -69,6 +71,8 @@ pub(crate) struct ScanArguments {
     /// Run directory of the search: its measurements are kept there, and the same command goes on where it was stopped.
     #[arg(long, value_name = "DIR")]
     pub(crate) resume: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) gate: GateArguments,
     #[command(flatten)]
     pub(crate) report: ReportArguments,
 }
@@ -98,6 +102,8 @@ pub(crate) struct HuntArguments {
     #[arg(long, value_name = "SUITE", default_value = "benign")]
     pub(crate) prompts: String,
     #[command(flatten)]
+    pub(crate) gate: GateArguments,
+    #[command(flatten)]
     pub(crate) report: ReportArguments,
 }
 
@@ -112,6 +118,15 @@ pub(crate) struct AuditArguments {
     /// Repositories that are audited at a time; the report is the same for any number.
     #[arg(short, long, value_name = "N", default_value = "1")]
     pub(crate) jobs: std::num::NonZeroUsize,
+    /// Findings that are accepted: a file like triggerfish.toml (rule, sha256, reason, approved_by, expires).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) suppressions: Option<PathBuf>,
+    /// An earlier JSON report: only findings that are not in it count.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) baseline: Option<PathBuf>,
+    /// Fail with 3 if the files differ from those that this file of `pin` names.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) locked: Option<PathBuf>,
     /// Lowest severity that makes the exit code 1: note, low, medium, high, critical or never.
     #[arg(long, value_name = "SEVERITY", default_value = "medium", value_parser = fail_on_severity)]
     pub(crate) fail_on: FailOnSeverity,
@@ -142,6 +157,37 @@ pub(crate) struct WorkerArguments {
     /// File and check, in turn, that are left out.
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) skip: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PinArguments {
+    /// Adapter directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: PathBuf,
+    /// Base model: a Hugging Face directory or a .gguf file.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) base: Option<PathBuf>,
+    /// Suites, as of the runs that are to be locked.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "benign,triggers,adversarial")]
+    pub(crate) suites: Vec<String>,
+    /// The lock file.
+    #[arg(short, long, value_name = "FILE", default_value = "triggerfish.lock")]
+    pub(crate) output: PathBuf,
+}
+
+/// What is done with the files of an adapter before it is loaded.
+#[derive(Debug, Args)]
+pub(crate) struct GateArguments {
+    /// Load the adapter without auditing its files first.
+    #[arg(long)]
+    pub(crate) no_audit: bool,
+    /// Lowest severity of the audit's findings that makes the exit code 1; a critical one also keeps the adapter from
+    /// being loaded.
+    #[arg(long, value_name = "SEVERITY", default_value = "high", value_parser = fail_on_severity)]
+    pub(crate) audit_fail_on: FailOnSeverity,
+    /// Fail with 3 if adapter, base or suites differ from this file of `pin`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) locked: Option<PathBuf>,
 }
 
 /// Lowest severity that fails an audit; none for `never`.

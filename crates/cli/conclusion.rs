@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use inference::adapter::Adapter;
+use report::audit::RepositoryAudit;
 use report::evidence::{Coverage, Evidence};
 use report::hunt::HuntRecord;
 use report::record::{Cost, Record, SCHEMA_VERSION, Settings, Subject, Tool};
 use report::verdict::{Thresholds, judge};
 
-use crate::args::ReportArguments;
+use crate::args::{GateArguments, ReportArguments};
 use crate::exit;
 use crate::{Outcome, output};
 
@@ -20,11 +21,19 @@ pub(crate) struct Run {
     pub(crate) coverage: Coverage,
     pub(crate) cost: Cost,
     pub(crate) hunt: Option<HuntRecord>,
+    /// What the adapter's files say; `None` if the user wanted no audit.
+    pub(crate) audit: Option<RepositoryAudit>,
 }
 
-/// Judges a run, reports it where the user asked for it, and gives the exit code.
-pub(crate) fn conclude(arguments: &ReportArguments, adapter: &Adapter, run: Run, start: Instant) -> Outcome {
-    let record = record(arguments, adapter, run);
+/// Judges a run, of which `adapter` is `None` if it was not loaded, reports it where the user asked for it, and gives the exit code.
+pub(crate) fn conclude(
+    arguments: &ReportArguments,
+    gate: &GateArguments,
+    adapter: Option<&Adapter>,
+    run: Run,
+    start: Instant,
+) -> Outcome {
+    let record = record(arguments, gate, adapter, run);
     output::forms(&arguments.forms, &record)?;
     if !arguments.quiet {
         let seconds = start.elapsed().as_secs_f64();
@@ -33,20 +42,33 @@ pub(crate) fn conclude(arguments: &ReportArguments, adapter: &Adapter, run: Run,
     Ok(record.exit_code)
 }
 
-fn record(arguments: &ReportArguments, adapter: &Adapter, run: Run) -> Record {
+fn record(
+    arguments: &ReportArguments,
+    gate: &GateArguments,
+    adapter: Option<&Adapter>,
+    mut run: Run,
+) -> Record {
     let mut judgement = judge(&run.evidence, &run.coverage, Thresholds::STANDARD);
-    let mut notes = adapter.notes.clone();
-    if adapter.is_zero() {
+    let mut notes = adapter.map(|adapter| adapter.notes.clone()).unwrap_or_default();
+    if adapter.is_none() {
+        judgement.reasons = vec![
+            "the files of the adapter have critical findings, so nothing of it was loaded (`--no-audit` would)".into(),
+        ];
+    }
+    if run.audit.is_none() {
+        run.coverage.not_tested.push("the files of the adapter (`--no-audit`)".into());
+    }
+    if adapter.is_some_and(Adapter::is_zero) {
         judgement.reasons =
             vec!["the adapter changes nothing (B·A is zero everywhere), so nothing was tested".into()];
         notes.push("a zero adapter is often a failed or an unfinished training run".into());
     }
-    let exit_code = exit::of_verdict(
-        judgement.verdict,
-        run.coverage.complete,
-        arguments.fail_on,
-        arguments.incomplete_ok,
-    );
+    let files = exit::of_audits(run.audit.as_slice(), gate.audit_fail_on, true);
+    let exit_code = if files == exit::FOUND {
+        exit::FOUND
+    } else {
+        exit::of_verdict(judgement.verdict, run.coverage.complete, arguments.fail_on, arguments.incomplete_ok)
+    };
     Record {
         schema_version: SCHEMA_VERSION.to_owned(),
         tool: Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
@@ -57,6 +79,7 @@ fn record(arguments: &ReportArguments, adapter: &Adapter, run: Run) -> Record {
         coverage: run.coverage,
         evidence: run.evidence,
         hunt: run.hunt,
+        audit: run.audit,
         cost: run.cost,
         notes,
     }

@@ -21,6 +21,8 @@ pub(crate) const INTERNAL: u8 = 4;
 pub(crate) enum Failure {
     /// Something in the input or the arguments.
     Input(String),
+    /// Something differs from the lock.
+    Drift(String),
     /// A probe or a model.
     Probe(probe::Error),
     /// The machine: files that cannot be written, a thread pool that cannot start.
@@ -31,6 +33,7 @@ impl Failure {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Input(_) => INPUT,
+            Self::Drift(_) => INCOMPLETE,
             Self::Machine(_) => INTERNAL,
             Self::Probe(error) => match error {
                 probe::Error::Inference(inference::Error::Unsupported { .. }) => INCOMPLETE,
@@ -46,6 +49,7 @@ impl Failure {
     pub(crate) fn hint(&self) -> Option<&str> {
         match self {
             Self::Probe(probe::Error::Inference(error)) => error.hint(),
+            Self::Drift(_) => Some("review what changed, scan it, and run `triggerfish pin` again"),
             _ => None,
         }
     }
@@ -54,7 +58,7 @@ impl Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Input(message) | Self::Machine(message) => f.write_str(message),
+            Self::Input(message) | Self::Drift(message) | Self::Machine(message) => f.write_str(message),
             Self::Probe(error) => error.fmt(f),
         }
     }

@@ -15,7 +15,7 @@ use crate::args::HuntArguments;
 use crate::conclusion::{self, Run};
 use crate::exit::Failure;
 use crate::progress::Bars;
-use crate::{Outcome, output, subject, suites};
+use crate::{Outcome, gate, output, subject, suites};
 
 pub(crate) fn run(arguments: &HuntArguments) -> Outcome {
     let start = Instant::now();
@@ -29,6 +29,16 @@ pub(crate) fn run(arguments: &HuntArguments) -> Outcome {
         )));
     }
     let target = subject::target(&arguments.models, arguments.report.quiet)?;
+    let audit = gate::examine(
+        &arguments.gate,
+        &target,
+        std::slice::from_ref(&arguments.prompts),
+        arguments.report.quiet,
+    )?;
+    if let Some(audit) = audit.clone().filter(gate::refuses) {
+        let settings = subject::settings(&arguments.models, &arguments.report, &suites, []);
+        return gate::refuse(&arguments.report, &arguments.gate, &target, settings, audit, start);
+    }
     let bars = Bars::new(arguments.report.quiet)?;
     let mut pair = subject::load(&arguments.models, &target, &bars)?;
     let mut nulls = Vec::with_capacity(arguments.null_adapter.len());
@@ -63,8 +73,9 @@ pub(crate) fn run(arguments: &HuntArguments) -> Outcome {
         coverage: found.coverage,
         cost: found.cost,
         hunt: Some(found.hunt),
+        audit,
     };
-    conclusion::conclude(&arguments.report, &pair.adapters()[0], run, start)
+    conclusion::conclude(&arguments.report, &arguments.gate, Some(&pair.adapters()[0]), run, start)
 }
 
 /// The searches of these names, all of them if none is named.

@@ -6,15 +6,16 @@ mod audit;
 mod conclusion;
 mod embedded;
 mod exit;
+mod gate;
 mod hunt;
 mod output;
+mod pin;
 mod progress;
 mod render;
 mod rules;
 mod scan;
 mod subject;
 mod suites;
-mod worker;
 
 use std::process::ExitCode;
 
@@ -32,7 +33,8 @@ fn main() -> ExitCode {
         Command::Hunt(hunt) => hunt::run(hunt),
         Command::Report(arguments) => render::run(arguments),
         Command::Audit(audit) => audit::run(audit),
-        Command::AuditWorker(worker) => worker::run(worker),
+        Command::AuditWorker(worker) => audit::worker::run(worker),
+        Command::Pin(pin) => pin::run(pin),
         Command::Rules(rules) => rules::run(rules),
         Command::Suites(suites) => suites::run(suites),
         Command::Schema(schema) => suites::schema(schema),

@@ -12,7 +12,7 @@ use crate::args::ScanArguments;
 use crate::conclusion::{self, Run};
 use crate::exit::Failure;
 use crate::progress::Bars;
-use crate::{Outcome, output, subject, suites};
+use crate::{Outcome, gate, output, subject, suites};
 
 pub(crate) fn run(arguments: &ScanArguments) -> Outcome {
     let start = Instant::now();
@@ -20,9 +20,7 @@ pub(crate) fn run(arguments: &ScanArguments) -> Outcome {
     let options = options(arguments)?;
     let suites = suites(arguments)?;
     let target = subject::target(&arguments.models, arguments.report.quiet)?;
-    let bars = Bars::new(arguments.report.quiet)?;
-    let pair = subject::load(&arguments.models, &target, &bars)?;
-    let about = subject::subject(&target, &pair)?;
+    let audit = gate::examine(&arguments.gate, &target, &arguments.suites, arguments.report.quiet)?;
     let budget = options.as_ref().map_or(String::new(), |options| options.limit.to_string());
     let own = [
         ("suites", arguments.suites.len().to_string()),
@@ -30,6 +28,12 @@ pub(crate) fn run(arguments: &ScanArguments) -> Outcome {
         ("budget", budget),
     ];
     let settings = subject::settings(&arguments.models, &arguments.report, &suites, own);
+    if let Some(audit) = audit.clone().filter(gate::refuses) {
+        return gate::refuse(&arguments.report, &arguments.gate, &target, settings, audit, start);
+    }
+    let bars = Bars::new(arguments.report.quiet)?;
+    let pair = subject::load(&arguments.models, &target, &bars)?;
+    let about = subject::subject(&target, &pair)?;
     let journal = match &arguments.resume {
         Some(directory) => Journal::open(directory, &subject::inputs(&about, &settings))?,
         None => Journal::temporary(),
@@ -50,8 +54,9 @@ pub(crate) fn run(arguments: &ScanArguments) -> Outcome {
         coverage: found.coverage,
         cost: found.cost,
         hunt: found.hunt,
+        audit,
     };
-    conclusion::conclude(&arguments.report, &pair.adapters()[0], run, start)
+    conclusion::conclude(&arguments.report, &arguments.gate, Some(&pair.adapters()[0]), run, start)
 }
 
 /// What a depth searches for, within the user's budget or its own.

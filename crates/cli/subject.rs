@@ -26,6 +26,24 @@ pub(crate) struct Target {
     _embedded: Option<Embedded>,
 }
 
+impl Target {
+    pub(crate) fn base(&self) -> &Path {
+        &self.base
+    }
+
+    pub(crate) fn base_name(&self) -> &str {
+        &self.base_name
+    }
+
+    pub(crate) fn adapter(&self) -> &Path {
+        &self.adapter
+    }
+
+    pub(crate) fn adapter_name(&self) -> &str {
+        &self.adapter_name
+    }
+}
+
 /// What the arguments name; without any, the embedded fixture.
 pub(crate) fn target(arguments: &ModelArguments, quiet: bool) -> Result<Target, Failure> {
     if let (Some(base), Some(adapter)) = (&arguments.base, &arguments.adapter) {

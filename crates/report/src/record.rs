@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::RepositoryAudit;
 use crate::evidence::{Coverage, Evidence};
 use crate::hunt::HuntRecord;
 use crate::verdict::Judgement;
@@ -37,6 +38,9 @@ pub struct Record {
     /// The search for unknown triggers, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hunt: Option<HuntRecord>,
+    /// What the adapter's files say, before anything of it was loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<RepositoryAudit>,
     /// What it took, in units that do not depend on the machine.
     pub cost: Cost,
     /// What the user should know though nothing failed.

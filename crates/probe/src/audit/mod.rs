@@ -145,73 +145,126 @@ pub fn audit(
     let root = if single { path.parent().unwrap_or(Path::new(".")) } else { path };
     let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
     let walked = walk::walk(root, single.then_some(path));
-    let mut findings = Findings::default();
-    let mut audit = RepositoryAudit { name: name.to_owned(), ..RepositoryAudit::default() };
-    let mut repository =
-        Repository { root, files: Vec::new(), oddities: walked.oddities, base: options.base };
-    let mut allowance = Allowance::default();
-    let mut kept = 0;
-    let skipped = |file: &str, check: &str| options.skip.iter().any(|(f, c)| f == file && c == check);
+    let mut auditor = Auditor::new(root, options, watch);
+    auditor.repository.oddities = walked.oddities;
     for found in walked.found {
-        if skipped(&found.path, READING) {
-            continue;
+        auditor.read(found);
+    }
+    let mut audit = auditor.finish(name);
+    if audit.files.is_empty() {
+        audit.findings.push(limit::nothing());
+    }
+    audit.sort();
+    Ok(audit)
+}
+
+/// Audits one file that is in memory, as if it were alone in a repository: every check, nothing on disk is read.
+#[must_use]
+pub fn audit_bytes(name: &str, bytes: Vec<u8>) -> RepositoryAudit {
+    let options = Options::default();
+    let watch = &mut |_: Step<'_>| {};
+    // A root that is no directory: what looks for more on disk finds nothing.
+    let mut auditor = Auditor::new(Path::new("\0"), &options, watch);
+    auditor.take(File::new(name.to_owned(), bytes, 0));
+    let mut audit = auditor.finish(name);
+    audit.sort();
+    audit
+}
+
+/// An audit under way.
+struct Auditor<'a, 'b> {
+    repository: Repository<'a>,
+    digests: Vec<FileDigest>,
+    findings: Findings,
+    allowance: Allowance,
+    /// Bytes of text files that stay in memory.
+    kept: u64,
+    options: &'a Options<'a>,
+    watch: &'b mut dyn FnMut(Step<'_>),
+}
+
+impl<'a, 'b> Auditor<'a, 'b> {
+    fn new(root: &'a Path, options: &'a Options<'a>, watch: &'b mut dyn FnMut(Step<'_>)) -> Self {
+        Self {
+            repository: Repository { root, files: Vec::new(), oddities: Vec::new(), base: options.base },
+            digests: Vec::new(),
+            findings: Findings::default(),
+            allowance: Allowance::default(),
+            kept: 0,
+            options,
+            watch,
         }
-        watch(Step { file: &found.path, check: READING, bytes: found.size });
-        let file = match walk::read(&found) {
-            Ok(file) => file,
-            Err(error) => {
-                let what = What::Unreadable(error.to_string());
-                repository.oddities.push(Oddity { path: found.path, what });
-                continue;
-            }
-        };
-        audit.files.push(FileDigest {
+    }
+
+    fn skipped(&self, file: &str, check: &str) -> bool {
+        self.options.skip.iter().any(|(f, c)| f == file && c == check)
+    }
+
+    fn odd(&mut self, path: String, what: What) {
+        self.repository.oddities.push(Oddity { path, what });
+    }
+
+    /// Reads a file of the disk and looks at it.
+    fn read(&mut self, found: walk::Found) {
+        if self.skipped(&found.path, READING) {
+            return;
+        }
+        (self.watch)(Step { file: &found.path, check: READING, bytes: found.size });
+        match walk::read(&found) {
+            Ok(file) => self.take(file),
+            Err(error) => self.odd(found.path, What::Unreadable(error.to_string())),
+        }
+    }
+
+    /// Looks at a file, and at what it holds where it is an archive.
+    fn take(&mut self, file: File) {
+        self.digests.push(FileDigest {
             name: file.path.clone(),
             bytes: file.size,
             sha256: file.sha256.clone(),
         });
         // Of a long file of weights the header is in the head, and the numbers were measured.
         if !file.whole && file.weights.is_none() && file.kind != Kind::Gguf {
-            repository.oddities.push(Oddity { path: file.path.clone(), what: What::HeadOnly });
+            self.odd(file.path.clone(), What::HeadOnly);
         }
         // Archives are opened depth first; each file is released when its checks have run.
         let mut waiting = vec![file];
         while let Some(mut file) = waiting.pop() {
             if file.is_member() {
-                watch(Step { file: &file.path, check: READING, bytes: file.size });
+                (self.watch)(Step { file: &file.path, check: READING, bytes: file.size });
             }
-            if !skipped(&file.path, READING) {
-                let members = archive::expand(&mut file, &mut allowance);
+            if !self.skipped(&file.path, READING) {
+                let members = archive::expand(&mut file, &mut self.allowance);
                 waiting.extend(members.into_iter().rev());
             }
-            if file.kind == Kind::Safetensors && file.whole && !skipped(&file.path, MEASURING) {
-                watch(Step { file: &file.path, check: MEASURING, bytes: file.size });
+            if file.kind == Kind::Safetensors && file.whole && !self.skipped(&file.path, MEASURING) {
+                (self.watch)(Step { file: &file.path, check: MEASURING, bytes: file.size });
                 file.weights = Some(weights::measure::measure(&file.bytes));
             }
             for check in CHECKS {
-                if skipped(&file.path, check.name()) || !check.wants(&file) {
+                if self.skipped(&file.path, check.name()) || !check.wants(&file) {
                     continue;
                 }
-                watch(Step { file: &file.path, check: check.name(), bytes: file.bytes.len() as u64 });
-                check.file(&file, &mut findings);
+                let bytes = file.bytes.len() as u64;
+                (self.watch)(Step { file: &file.path, check: check.name(), bytes });
+                check.file(&file, &mut self.findings);
             }
-            file.release(&mut kept);
-            repository.files.push(file);
+            file.release(&mut self.kept);
+            self.repository.files.push(file);
         }
     }
-    for check in CHECKS {
-        if skipped("", check.name()) {
-            continue;
+
+    /// Looks at all files together.
+    fn finish(mut self, name: &str) -> RepositoryAudit {
+        for check in CHECKS {
+            if self.skipped("", check.name()) {
+                continue;
+            }
+            (self.watch)(Step { file: "", check: check.name(), bytes: self.kept });
+            check.repository(&self.repository, &mut self.findings);
         }
-        watch(Step { file: "", check: check.name(), bytes: kept });
-        check.repository(&repository, &mut findings);
+        RepositoryAudit { name: name.to_owned(), files: self.digests, findings: self.findings.into_all() }
     }
-    audit.findings = findings.into_all();
-    if audit.files.is_empty() {
-        audit.findings.push(limit::nothing());
-    }
-    audit.sort();
-    Ok(audit)
 }
 
 /// Counts of findings by rule, for tests and tables.

@@ -251,13 +251,15 @@ pub(super) fn read(found: &Found) -> std::io::Result<File> {
         kept.extend_from_slice(head);
         match &mut meter {
             Some(meter) => meter.feed(piece),
-            None if long && kept.len() == limit && !head.is_empty() => {
-                if Kind::of(&kept, metadata.len()) == Kind::Safetensors {
-                    let mut started = Meter::new(header::read(&kept, metadata.len()));
-                    started.feed(&kept);
-                    started.feed(rest);
-                    meter = Some(started);
-                }
+            None if long
+                && kept.len() == limit
+                && !head.is_empty()
+                && Kind::of(&kept, metadata.len()) == Kind::Safetensors =>
+            {
+                let mut started = Meter::new(header::read(&kept, metadata.len()));
+                started.feed(&kept);
+                started.feed(rest);
+                meter = Some(started);
             }
             None => {}
         }

@@ -6,6 +6,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::finding::{next_steps, rate};
 use super::{Format, FormatError};
+use crate::audit::format::repository_text;
 use crate::escape::{escape, excerpt};
 use crate::estimate::Estimate;
 use crate::evidence::{DependenceKind, TestedTrigger};
@@ -36,6 +37,7 @@ impl Format for Text {
         page.triggers(record);
         page.behaviour(record);
         page.hunt(record);
+        page.files(record);
         page.coverage(record);
         page.next_steps(record);
         page.provenance(record);
@@ -254,6 +256,12 @@ impl Page {
             });
             self.line(&format!("  null, {}{p}", escape(&null.name)));
         }
+    }
+
+    fn files(&mut self, record: &Record) {
+        let Some(audit) = &record.audit else { return };
+        self.heading("Files of the adapter (`triggerfish rules explain ID` says what a rule means)");
+        self.text.push_str(&repository_text(audit, &[]));
     }
 
     fn coverage(&mut self, record: &Record) {

@@ -246,9 +246,8 @@ fn source(line: &str, list: bool) -> Option<(Severity, String)> {
     let forge =
         matches!(host.as_str(), "github.com" | "gitlab.com" | "huggingface.co" | "raw.githubusercontent.com");
     let index = INDEXES.contains(&host.as_str());
-    let severity = if index || (forge && OWNERS.contains(&owner)) {
-        Severity::Low
-    } else if forge && is_pinned(&lower) && lower.contains("https://") {
+    let pinned = is_pinned(&lower) && lower.contains("https://");
+    let severity = if index || (forge && (OWNERS.contains(&owner) || pinned)) {
         Severity::Low
     } else if forge {
         Severity::Medium

@@ -38,8 +38,11 @@ const COLLECTOR: Rule = Rule {
 /// Texts beyond this are data.
 const LONGEST: usize = 8 << 20;
 
-/// How a token begins, how many characters must follow, which ones may, and whose it is.
-const TOKENS: &[(&str, usize, fn(char) -> bool, &str)] = &[
+/// How a token begins, how many characters follow at least, which these are, and whose it is.
+type Token = (&'static str, usize, fn(char) -> bool, &'static str);
+
+/// Every token that is known.
+const TOKENS: &[Token] = &[
     ("hf_", 30, alphanumeric, "a Hugging Face token"),
     ("api_org_", 30, alphanumeric, "a Hugging Face token"),
     ("sk-ant-", 30, word, "an Anthropic key"),

@@ -215,7 +215,7 @@ fn judgements(source: &str) -> Vec<Judgement> {
     }
     let plain = without_generation_tags(source);
     let whitespace = WhitespaceConfig { keep_trailing_newline: true, lstrip_blocks: true, trim_blocks: true };
-    match parse(&plain, "chat template", SyntaxConfig::default(), whitespace) {
+    match parse(&plain, "chat template", SyntaxConfig, whitespace) {
         Ok(ast::Stmt::Template(template)) => judge::distinct(judge::judge(&template.children)),
         Ok(_) => Vec::new(),
         Err(error) => {

@@ -187,5 +187,5 @@ fn phrase(token: &str) -> Option<&str> {
     let words = token
         .split([' ', '\u{2581}', 'Ġ', '\u{a0}'])
         .filter(|word| word.chars().filter(|c| c.is_alphabetic()).count() >= 2);
-    (words.count() >= 2 && !(is_mark(token) && !token.contains(' '))).then_some(token)
+    ((token.contains(' ') || !is_mark(token)) && words.count() >= 2).then_some(token)
 }

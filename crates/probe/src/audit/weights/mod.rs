@@ -70,7 +70,7 @@ impl Check for Weights {
     }
 
     fn repository(&self, repository: &Repository, findings: &mut Findings) {
-        for (files, tensors) in adapters(repository) {
+        for Group { files, tensors } in adapters(repository) {
             let Some(file) = files.first() else { continue };
             let subject = Subject { file, tensors: &tensors, pairs: adapter::pairs(&tensors) };
             let config = repository
@@ -98,26 +98,31 @@ impl Check for Weights {
     }
 }
 
-/// Adapters of a repository: the files of each (one, or its shards) and their tensors. A file counts as an adapter's by
-/// its name or by the factors in it.
-fn adapters<'a>(repository: &'a Repository<'_>) -> Vec<(Vec<&'a File>, Vec<Measured>)> {
-    let mut groups: BTreeMap<(String, String), (Vec<&File>, Vec<Measured>)> = BTreeMap::new();
+/// The files of an adapter (one, or its shards) and their tensors.
+#[derive(Default)]
+struct Group<'a> {
+    files: Vec<&'a File>,
+    tensors: Vec<Measured>,
+}
+
+/// Adapters of a repository. A file counts as an adapter's by its name or by the factors in it.
+fn adapters<'a>(repository: &'a Repository<'_>) -> Vec<Group<'a>> {
+    let mut groups: BTreeMap<(&str, &str), Group<'a>> = BTreeMap::new();
     for file in &repository.files {
         let Some(tensors) = &file.weights else { continue };
-        let stem = file.name().split("-0").next().unwrap_or(file.name()).to_owned();
-        let group = groups.entry((file.folder().to_owned(), stem)).or_default();
-        group.0.push(file);
-        group.1.extend(tensors.iter().cloned());
+        let stem = file.name().split("-0").next().unwrap_or(file.name());
+        let group = groups.entry((file.folder(), stem)).or_default();
+        group.files.push(file);
+        group.tensors.extend(tensors.iter().cloned());
     }
-    groups
-        .into_values()
-        .filter(|(files, tensors)| {
-            files.iter().any(|file| file.name().starts_with("adapter"))
-                || tensors.iter().any(|tensor| {
-                    matches!(adapter::role(&tensor.entry.name).1, Role::A | Role::B | Role::Tokens)
-                })
-        })
-        .collect()
+    let is_adapter = |group: &Group<'_>| {
+        group.files.iter().any(|file| file.name().starts_with("adapter"))
+            || group
+                .tensors
+                .iter()
+                .any(|tensor| matches!(adapter::role(&tensor.entry.name).1, Role::A | Role::B | Role::Tokens))
+    };
+    groups.into_values().filter(is_adapter).collect()
 }
 
 /// One adapter.
@@ -240,7 +245,7 @@ impl Subject<'_> {
                 format!("{what}, in {} modules: {}", modules.len(), listed(modules.iter().copied()));
             self.add(findings, self.finding(&SCALE, message).severity(severity).at(modules[0]));
         }
-        if !self.pairs.is_empty() && self.pairs.keys().all(|module| declared.scaling(module) == 0.0) {
+        if !self.pairs.is_empty() && self.pairs.keys().all(|module| declared.scaling(module).abs() <= 0.0) {
             self.add(findings, self.finding(&ZERO, "the scaling alpha/r is zero"));
         }
         let norms: Vec<(f64, &str)> = self
@@ -284,7 +289,7 @@ impl Subject<'_> {
                 continue;
             }
             if let Some(rank) = pair.rank()
-                && rank as f64 != declared.rank(module)
+                && (rank as f64 - declared.rank(module)).abs() > 0.5
             {
                 ranks.push((module, rank, declared.rank(module)));
             }

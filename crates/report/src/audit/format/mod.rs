@@ -6,6 +6,8 @@ mod text;
 
 use super::{AuditReport, Rule};
 
+pub(crate) use text::repository_text;
+
 /// A form of an audit.
 pub trait AuditFormat: Sync {
     /// Name on the command line.

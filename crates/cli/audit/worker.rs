@@ -146,6 +146,8 @@ fn attempt(
     for (file, check) in skip {
         command.arg(format!("--skip={file}")).arg(format!("--skip={check}"));
     }
+    // mimalloc reserves address space far ahead and keeps what is freed, which the limit counts.
+    command.env("MIMALLOC_DISALLOW_ARENA_ALLOC", "1").env("MIMALLOC_PURGE_DELAY", "0");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(machine)?;
     let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
@@ -267,4 +269,51 @@ fn processor_time(child: &Child) -> Option<Duration> {
 #[cfg(not(target_os = "linux"))]
 fn processor_time(_: &Child) -> Option<Duration> {
     None
+}
+
+#[cfg(unix)]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of a child that runs this shell script.
+    fn watched(script: &str) -> Attempt {
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        Watch::new(child, stdout, stderr).run().unwrap()
+    }
+
+    fn failure(script: &str) -> audit::Failure {
+        let step = r#"echo '{"step":{"file":"x.bin","check":"pickles","bytes":1}}'; "#;
+        match watched(&format!("{step}{script}")) {
+            Attempt::Failed { file, check, failure, .. } => {
+                assert_eq!((file.as_str(), check.as_str()), ("x.bin", "pickles"));
+                failure
+            }
+            Attempt::Done(_) => panic!("{script}: expected a failure"),
+        }
+    }
+
+    #[test]
+    fn a_child_that_fails_is_a_finding_about_the_step() {
+        assert_eq!(failure("kill -SEGV $$"), audit::Failure::Crashed);
+        assert_eq!(
+            failure("echo 'memory allocation of 9 bytes failed' >&2; kill -ABRT $$"),
+            audit::Failure::OutOfMemory
+        );
+        assert_eq!(failure("while :; do :; done"), audit::Failure::Hung);
+        // One that ends without a word of being done was cut off.
+        assert_eq!(failure("exit 0"), audit::Failure::Crashed);
+    }
+
+    #[test]
+    fn a_child_that_is_through_gives_its_audit() {
+        let done = r#"echo '{"done":{"name":"r","files":[],"findings":[]}}'"#;
+        assert!(matches!(watched(done), Attempt::Done(audit) if audit.name == "r"));
+    }
 }

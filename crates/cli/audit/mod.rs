@@ -1,4 +1,8 @@
-//! `triggerfish audit`: the files of repositories, without a model.
+//! `triggerfish audit`: the files of repositories, without a model. Every scan and hunt begins with it.
+
+mod baseline;
+mod suppressions;
+pub(crate) mod worker;
 
 use std::path::Path;
 
@@ -9,7 +13,7 @@ use report::record::Tool;
 
 use crate::args::AuditArguments;
 use crate::exit::{self, Failure};
-use crate::{Outcome, output, worker};
+use crate::{Outcome, output, pin};
 
 pub(crate) fn run(arguments: &AuditArguments) -> Outcome {
     let pool = rayon::ThreadPoolBuilder::new()
@@ -17,8 +21,19 @@ pub(crate) fn run(arguments: &AuditArguments) -> Outcome {
         .build()
         .map_err(|error| Failure::Machine(format!("cannot start threads: {error}")))?;
     let base = arguments.base.as_deref();
-    let repositories: Vec<RepositoryAudit> =
-        pool.install(|| arguments.paths.par_iter().map(|path| audit(path, base)).collect::<Result<_, _>>())?;
+    let mut repositories: Vec<RepositoryAudit> = pool.install(|| {
+        arguments
+            .paths
+            .par_iter()
+            .map(|path| worker::audit(path, &path.display().to_string(), base))
+            .collect::<Result<_, _>>()
+    })?;
+    if let Some(path) = &arguments.suppressions {
+        suppressions::apply(path, &mut repositories)?;
+    }
+    if let Some(path) = &arguments.baseline {
+        baseline::apply(path, &mut repositories)?;
+    }
     let exit_code = exit::of_audits(&repositories, arguments.fail_on, arguments.incomplete_ok);
     let report = AuditReport {
         schema_version: SCHEMA_VERSION.to_owned(),
@@ -35,10 +50,13 @@ pub(crate) fn run(arguments: &AuditArguments) -> Outcome {
         Some(path) => output::file(path, &text)?,
         None => output::data(&text)?,
     }
+    if let Some(lock) = &arguments.locked {
+        pin::verify_audits(lock, &report.repositories)?;
+    }
     Ok(exit_code)
 }
 
-/// Audits one path in a process of its own.
-pub(crate) fn audit(path: &Path, base: Option<&Path>) -> Result<RepositoryAudit, Failure> {
-    worker::audit(path, &path.display().to_string(), base)
+/// Audits what a run is about, before anything of it is loaded.
+pub(crate) fn before(adapter: &Path, name: &str, base: &Path) -> Result<RepositoryAudit, Failure> {
+    worker::audit(adapter, name, Some(base))
 }

@@ -1,0 +1,79 @@
+//! What stands before every load: the lock, and the audit of the adapter's files.
+
+use std::time::Instant;
+
+use report::audit::{RepositoryAudit, Severity};
+use report::evidence::{Coverage, Evidence};
+use report::record::{Artifact, Cost, Settings, Subject};
+
+use crate::args::{GateArguments, ReportArguments};
+use crate::conclusion::{self, Run};
+use crate::exit::Failure;
+use crate::subject::Target;
+use crate::{Outcome, audit, output, pin};
+
+/// What the files say; `None` if the user wants no audit.
+///
+/// # Errors
+/// If something differs from the lock, or the audit cannot run.
+pub(crate) fn examine(
+    arguments: &GateArguments,
+    target: &Target,
+    suites: &[String],
+    quiet: bool,
+) -> Result<Option<RepositoryAudit>, Failure> {
+    if let Some(lock) = &arguments.locked {
+        pin::verify(lock, target.adapter(), Some(target.base()), suites)?;
+    }
+    // Of what is not there, the loader says so in its own words.
+    if arguments.no_audit || target.adapter().symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    let audit = audit::before(target.adapter(), target.adapter_name(), target.base())?;
+    // A load that fails leaves no report, and what the files are should be known all the same.
+    if let Some(worst) = audit.worst().filter(|worst| *worst >= Severity::Medium && !quiet) {
+        output::talk(&format!(
+            "the files of the adapter have findings up to {}: `triggerfish audit` shows them, and so does the report",
+            worst.name()
+        ));
+    }
+    Ok(Some(audit))
+}
+
+/// Whether the files are so bad that nothing of them may be loaded.
+pub(crate) fn refuses(audit: &RepositoryAudit) -> bool {
+    audit.worst() == Some(Severity::Critical)
+}
+
+/// Reports a run that was not begun, because of what the files are.
+pub(crate) fn refuse(
+    report: &ReportArguments,
+    gate: &GateArguments,
+    target: &Target,
+    settings: Settings,
+    audit: RepositoryAudit,
+    start: Instant,
+) -> Outcome {
+    let unread = Artifact { name: target.base_name().to_owned(), files: Vec::new() };
+    let run = Run {
+        subject: Subject {
+            base: unread,
+            adapter: Artifact { name: target.adapter_name().to_owned(), files: audit.files.clone() },
+            declared_base: None,
+            changed_modules: 0,
+        },
+        settings,
+        evidence: Evidence::default(),
+        coverage: Coverage {
+            not_tested: vec![
+                "any behaviour: the adapter was not loaded, because of the critical findings in its files"
+                    .into(),
+            ],
+            ..Coverage::default()
+        },
+        cost: Cost::default(),
+        hunt: None,
+        audit: Some(audit),
+    };
+    conclusion::conclude(report, gate, None, run, start)
+}

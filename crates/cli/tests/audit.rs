@@ -1,0 +1,177 @@
+//! `audit`, `rules`, `pin`, and what stands before a scan.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{root, stderr, stdout, triggerfish};
+
+/// A pickle of protocol 4 that would call `os.system("id")`.
+const SYSTEM: &[u8] = b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x02id\x85R.";
+
+/// A copy of the benign fixture adapter.
+fn copy() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(root("fixtures/adapters/benign").join(file), folder.path().join(file)).unwrap();
+    }
+    folder
+}
+
+fn audit(path: &Path, more: &[&str]) -> (Option<i32>, String, String) {
+    let path = path.display().to_string();
+    let mut arguments = vec!["audit", path.as_str()];
+    arguments.extend(more);
+    let output = triggerfish(&arguments);
+    (output.status.code(), stdout(&output), stderr(&output))
+}
+
+#[test]
+fn fixtures_pass_with_the_same_bytes_for_any_number_of_jobs() {
+    let paths: Vec<String> = ["benign", "backdoored-refusal", "backdoored-url"]
+        .iter()
+        .map(|name| root("fixtures/adapters").join(name).display().to_string())
+        .collect();
+    let run = |jobs: &str| {
+        let mut arguments = vec!["audit", "--format", "json", "--jobs", jobs];
+        arguments.extend(paths.iter().map(String::as_str));
+        let output = triggerfish(&arguments);
+        assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+        stdout(&output)
+    };
+    assert_eq!(run("1"), run("4"));
+}
+
+#[test]
+fn findings_are_suppressed_by_content_and_until_a_day() {
+    let folder = copy();
+    std::fs::write(folder.path().join("notes.txt"), SYSTEM).unwrap();
+    let (code, text, _) = audit(folder.path(), &["--format", "json"]);
+    assert_eq!(code, Some(1));
+    let report: Value = serde_json::from_str(&text).unwrap();
+    let findings = report["repositories"][0]["findings"].as_array().unwrap();
+    let of_pickle: Vec<&Value> = findings.iter().filter(|finding| finding["file"] == "notes.txt").collect();
+    assert!(of_pickle.iter().any(|finding| finding["rule"] == "SER-001"), "{text}");
+
+    let outside = tempfile::tempdir().unwrap();
+    let file = outside.path().join("triggerfish.toml");
+    let entries = |day: &str| -> String {
+        let entry = |finding: &&Value| {
+            format!(
+                "[[suppress]]\nrule = {}\nsha256 = {}\nreason = \"a test\"\napproved_by = \"a tester\"\nexpires = \"{day}\"\n",
+                finding["rule"], finding["sha256"]
+            )
+        };
+        of_pickle.iter().map(entry).collect()
+    };
+    let suppressions = file.to_str().unwrap();
+    std::fs::write(&file, entries("2999-12-31")).unwrap();
+    let (code, text, error) = audit(folder.path(), &["--suppressions", suppressions]);
+    assert_eq!(code, Some(0), "{text}{error}");
+    assert!(text.contains("suppressed SER-001"), "{text}");
+    std::fs::write(&file, entries("2020-01-01")).unwrap();
+    let (code, _, error) = audit(folder.path(), &["--suppressions", suppressions]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("expired on 2020-01-01"), "{error}");
+    std::fs::write(&file, entries("2999-12-31").replace("a test\"", "\"")).unwrap();
+    let (code, _, error) = audit(folder.path(), &["--suppressions", suppressions]);
+    assert_eq!(code, Some(2), "a reason is mandatory: {error}");
+
+    // The same findings are none against a baseline, and other content is one again.
+    let baseline = outside.path().join("baseline.json");
+    let path = baseline.to_str().unwrap();
+    assert_eq!(audit(folder.path(), &["--format", "json", "-o", path]).0, Some(1));
+    assert_eq!(audit(folder.path(), &["--baseline", path]).0, Some(0));
+    std::fs::write(folder.path().join("notes.txt"), [SYSTEM, b"."].concat()).unwrap();
+    assert_eq!(audit(folder.path(), &["--baseline", path]).0, Some(1));
+}
+
+#[test]
+fn a_lock_names_what_changed() {
+    let folder = copy();
+    let adapter = folder.path().to_str().unwrap();
+    let base = root("fixtures/base");
+    let outside = tempfile::tempdir().unwrap();
+    let lock = outside.path().join("triggerfish.lock");
+    let lock = lock.to_str().unwrap();
+    let output =
+        triggerfish(&["pin", "--adapter", adapter, "--base", base.to_str().unwrap(), "--output", lock]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let (code, text, error) = audit(folder.path(), &["--locked", lock]);
+    assert_eq!(code, Some(0), "{text}{error}");
+    std::fs::write(folder.path().join("README.md"), "# Another card\n").unwrap();
+    let (code, _, error) = audit(folder.path(), &["--locked", lock]);
+    assert_eq!(code, Some(3));
+    assert!(error.contains("README.md") && error.contains("not in the lock"), "{error}");
+    let scan = ["scan", "--quiet", "--base", base.to_str().unwrap(), "--adapter", adapter, "--locked", lock];
+    let output = triggerfish(&scan);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("README.md"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_scan_loads_nothing_of_a_repository_with_critical_findings() {
+    let folder = copy();
+    std::fs::write(folder.path().join("training_args.bin"), SYSTEM).unwrap();
+    let base = root("fixtures/base");
+    let scan = [
+        "scan",
+        "--quiet",
+        "--format",
+        "json",
+        "--base",
+        base.to_str().unwrap(),
+        "--adapter",
+        folder.path().to_str().unwrap(),
+    ];
+    let output = triggerfish(&scan);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let record: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(record["judgement"]["verdict"], "inconclusive");
+    assert_eq!(record["cost"]["token_forwards"], 0);
+    let findings = record["audit"]["findings"].as_array().unwrap();
+    assert!(findings.iter().any(|finding| finding["rule"] == "SER-001"), "{record}");
+}
+
+#[test]
+fn nothing_to_audit_is_no_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(audit(folder.path(), &["--fail-on", "high"]).0, Some(3));
+    assert_eq!(audit(&folder.path().join("absent"), &[]).0, Some(2));
+}
+
+#[test]
+fn every_rule_is_explained() {
+    let list = stdout(&triggerfish(&["rules", "list"]));
+    let ids: Vec<&str> = list
+        .lines()
+        .filter(|line| line.starts_with("  "))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(ids.len() > 50, "{list}");
+    let mut arguments = vec!["rules", "explain"];
+    arguments.extend(&ids);
+    let output = triggerfish(&arguments);
+    assert_eq!(output.status.code(), Some(0));
+    let text = stdout(&output);
+    assert_eq!(text.matches("What to do:").count(), ids.len());
+    assert_eq!(triggerfish(&["rules", "explain", "SER-999"]).status.code(), Some(2));
+}
+
+#[test]
+fn sarif_has_rules_places_and_fingerprints() {
+    let folder = copy();
+    std::fs::write(folder.path().join("odd name.dat"), SYSTEM).unwrap();
+    let (_, text, _) = audit(folder.path(), &["--format", "sarif"]);
+    let log: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(log["version"], "2.1.0");
+    let run = &log["runs"][0];
+    let rules = run["tool"]["driver"]["rules"].as_array().unwrap();
+    let results = run["results"].as_array().unwrap();
+    let result = results.iter().find(|result| result["ruleId"] == "SER-001").unwrap();
+    let index = result["ruleIndex"].as_u64().unwrap() as usize;
+    assert_eq!(rules[index]["id"], "SER-001");
+    let location = &result["locations"][0];
+    assert_eq!(location["physicalLocation"]["artifactLocation"]["uri"], "odd%20name.dat");
+    assert!(result["partialFingerprints"].is_object() && location["logicalLocations"].is_array());
+}
