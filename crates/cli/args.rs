@@ -9,6 +9,7 @@ use inference::Precision;
 use inference::device::DeviceName;
 use probe::depth::{self, DEPTHS, Depth};
 use probe::trigger::budget::Limit;
+use report::audit::Severity;
 use report::format::{self, FORMATS, Format};
 use report::verdict::Verdict;
 
@@ -38,6 +39,13 @@ pub(crate) enum Command {
     ///
     /// The exit code says whether that could be done, not what the verdict was.
     Report(ReportVerbArguments),
+    /// Check the files of adapter repositories, without loading or running anything.
+    Audit(AuditArguments),
+    /// The process in which an audit reads files; started by the program itself.
+    #[command(name = WORKER, hide = true)]
+    AuditWorker(WorkerArguments),
+    /// List the rules of the audit, or explain one.
+    Rules(RulesArguments),
     /// List the shipped suites, or validate your own.
     Suites(SuitesArguments),
     /// Print the JSON Schema of a file that this program reads or writes.
@@ -91,6 +99,79 @@ pub(crate) struct HuntArguments {
     pub(crate) prompts: String,
     #[command(flatten)]
     pub(crate) report: ReportArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArguments {
+    /// Repositories (directories, snapshots of a Hugging Face cache) or single files.
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Base model, to whose tokenizer and chat template those of the repository are compared.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) base: Option<PathBuf>,
+    /// Repositories that are audited at a time; the report is the same for any number.
+    #[arg(short, long, value_name = "N", default_value = "1")]
+    pub(crate) jobs: std::num::NonZeroUsize,
+    /// Lowest severity that makes the exit code 1: note, low, medium, high, critical or never.
+    #[arg(long, value_name = "SEVERITY", default_value = "medium", value_parser = fail_on_severity)]
+    pub(crate) fail_on: FailOnSeverity,
+    /// Form of the report.
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json", "sarif"])]
+    pub(crate) format: String,
+    /// Write the report to a file instead of standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Exit with 0 instead of 3 when something could not be checked and nothing worse was found.
+    #[arg(long)]
+    pub(crate) incomplete_ok: bool,
+}
+
+/// Name of the verb that only the program itself uses.
+pub(crate) const WORKER: &str = "audit-worker";
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArguments {
+    /// What is audited.
+    pub(crate) path: PathBuf,
+    /// Its name in the report.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) name: String,
+    /// Base model.
+    #[arg(long)]
+    pub(crate) base: Option<PathBuf>,
+    /// File and check, in turn, that are left out.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) skip: Vec<String>,
+}
+
+/// Lowest severity that fails an audit; none for `never`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FailOnSeverity(pub(crate) Option<Severity>);
+
+fn fail_on_severity(name: &str) -> Result<FailOnSeverity, String> {
+    match (name, Severity::by_name(name)) {
+        ("never", _) => Ok(FailOnSeverity(None)),
+        (_, Some(severity)) => Ok(FailOnSeverity(Some(severity))),
+        _ => Err("expected note, low, medium, high, critical or never".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RulesArguments {
+    #[command(subcommand)]
+    pub(crate) verb: RulesVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RulesVerb {
+    /// List every rule: id, severity, title.
+    List,
+    /// What a rule finds, why it matters, and what to do.
+    Explain {
+        /// Ids such as SER-001.
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
 }
 
 /// What is tested and how it is computed.
@@ -263,6 +344,8 @@ pub(crate) enum SchemaKind {
     Record,
     /// Rows, which `scan --format jsonl` writes, one a line.
     Row,
+    /// Reports, which `audit --format json` writes.
+    Audit,
 }
 
 /// Bytes from a number with an optional K, M or G (powers of 1024).

@@ -1,8 +1,9 @@
 //! Exit codes and failures. The same numbers stand in `--help`, the README and every record.
 
+use report::audit::RepositoryAudit;
 use report::verdict::Verdict;
 
-use crate::args::FailOn;
+use crate::args::{FailOn, FailOnSeverity};
 
 /// Verdict below `--fail-on`, everything planned was run.
 pub(crate) const PASS: u8 = 0;
@@ -76,6 +77,18 @@ pub(crate) fn of_verdict(verdict: Verdict, complete: bool, fail_on: FailOn, inco
     if fail_on.fails(verdict) {
         FOUND
     } else if (verdict == Verdict::Inconclusive || !complete) && !incomplete_ok {
+        INCOMPLETE
+    } else {
+        PASS
+    }
+}
+
+/// The exit code of a finished audit: a finding outranks what could not be checked, which outranks a pass.
+pub(crate) fn of_audits(audits: &[RepositoryAudit], fail_on: FailOnSeverity, incomplete_ok: bool) -> u8 {
+    let worst = audits.iter().filter_map(RepositoryAudit::worst).max();
+    if fail_on.0.is_some_and(|least| worst.is_some_and(|worst| worst >= least)) {
+        FOUND
+    } else if !incomplete_ok && !audits.iter().all(RepositoryAudit::complete) {
         INCOMPLETE
     } else {
         PASS

@@ -53,7 +53,7 @@ pub(crate) fn run(arguments: &HuntArguments) -> Outcome {
     let found = if pair.adapters()[0].is_zero() {
         Found::default()
     } else {
-        probe::trigger::hunt::hunt(&pair, &Benign::of(&suites), &options, journal, &bars)?
+        probe::trigger::flow::hunt(&pair, &Benign::of(&suites), &options, journal, &bars)?
     };
     bars.finish();
     let run = Run {

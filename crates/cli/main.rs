@@ -2,6 +2,7 @@
 
 mod allocator;
 mod args;
+mod audit;
 mod conclusion;
 mod embedded;
 mod exit;
@@ -9,9 +10,11 @@ mod hunt;
 mod output;
 mod progress;
 mod render;
+mod rules;
 mod scan;
 mod subject;
 mod suites;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -28,6 +31,9 @@ fn main() -> ExitCode {
         Command::Scan(scan) => scan::run(scan),
         Command::Hunt(hunt) => hunt::run(hunt),
         Command::Report(arguments) => render::run(arguments),
+        Command::Audit(audit) => audit::run(audit),
+        Command::AuditWorker(worker) => worker::run(worker),
+        Command::Rules(rules) => rules::run(rules),
         Command::Suites(suites) => suites::run(suites),
         Command::Schema(schema) => suites::schema(schema),
     };

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
+mod audit_corpus;
 mod bad_input;
 mod embedded_hunt;
 mod embedded_scan;

@@ -18,7 +18,8 @@ use crate::selftest;
 use crate::split::{Benign, Split};
 use crate::suite::{AdversarialPrompt, Candidate, Items, Suite};
 use crate::trigger::confirm::{self, TestPrompts};
-use crate::trigger::hunt::{self, Before};
+use crate::trigger::flow::{Before, hunt_after};
+use crate::trigger::hunt::Options;
 use crate::trigger::journal::Journal;
 use crate::trigger::screen::{self, Screening};
 use crate::trigger::{NEVER_COVERED, control, describe};
@@ -32,7 +33,7 @@ const MAX_NEW: usize = 24;
 /// The hunt that follows if no listed candidate is confirmed.
 pub struct Search {
     /// What it is asked to do; the seed is that of the scan.
-    pub options: hunt::Options,
+    pub options: Options,
     /// Where its measurements are kept.
     pub journal: Journal,
 }
@@ -119,7 +120,7 @@ impl Search {
     fn follow(self, observer: &Observer<'_>, pool: &Pool, outcome: &mut Outcome) -> Result<()> {
         let planned = pool.candidates.len();
         let before = Before { planned, tested: std::mem::take(&mut outcome.evidence.tested) };
-        let found = hunt::hunt_after(observer, &pool.benign, &self.options, self.journal, Some(before))?;
+        let found = hunt_after(observer, &pool.benign, &self.options, self.journal, Some(before))?;
         outcome.evidence.tested = found.evidence.tested;
         let (coverage, more) = (&mut outcome.coverage, found.coverage);
         coverage.tested.extend(more.tested);

@@ -69,6 +69,12 @@ const KEYS: &[(&str, Treatment)] = &[
     ("enable_lora", Treatment::Refused),
 ];
 
+/// Whether PEFT has a key of this name, or had it once.
+#[must_use]
+pub fn is_known_key(key: &str) -> bool {
+    KEYS.iter().any(|(name, _)| *name == key)
+}
+
 /// Initialisations after which the saved factors are plain LoRA on the pristine base.
 const PLAIN_INITS: &[&str] = &["gaussian", "orthogonal", "eva", "mica", "lora_ga"];
 

@@ -27,8 +27,11 @@ pub enum ModulePattern {
 }
 
 impl ModulePattern {
-    /// Parses a list of names, a regex, or `all-linear`.
-    pub(crate) fn parse(path: &Path, key: &str, value: &Value) -> Result<Self> {
+    /// Parses a list of names, a regex, or `all-linear`; `path` and `key` are for the error.
+    ///
+    /// # Errors
+    /// If the value is neither, or the regex is none or too long.
+    pub fn parse(path: &Path, key: &str, value: &Value) -> Result<Self> {
         match value {
             Value::String(text) if text.eq_ignore_ascii_case("all-linear") => Ok(Self::AllLinear),
             Value::String(text) => {
@@ -48,7 +51,10 @@ impl ModulePattern {
     }
 
     /// Whether a module is selected. `head` is the output head, which `all-linear` leaves out.
-    pub(crate) fn matches(&self, path: &Path, module: &str, head: bool) -> Result<bool> {
+    ///
+    /// # Errors
+    /// If a regex backtracks beyond the limit.
+    pub fn matches(&self, path: &Path, module: &str, head: bool) -> Result<bool> {
         match self {
             Self::AllLinear => Ok(!head),
             Self::Suffixes(suffixes) => Ok(suffixes.iter().any(|suffix| ends_with_segment(module, suffix))),
@@ -63,11 +69,18 @@ fn ends_with_segment(name: &str, suffix: &str) -> bool {
 }
 
 /// A key of `rank_pattern` or `alpha_pattern`: PEFT anchors it as `(.*\.)?(KEY)$`.
-pub(crate) fn compile_pattern_key(path: &Path, key: &str, pattern: &str) -> Result<Regex> {
+///
+/// # Errors
+/// If it is no regex or too long.
+pub fn compile_pattern_key(path: &Path, key: &str, pattern: &str) -> Result<Regex> {
     compile(path, key, &format!(r"\A(?:.*\.)?(?:{pattern})\z"), pattern)
 }
 
-pub(crate) fn is_match(path: &Path, regex: &Regex, text: &str) -> Result<bool> {
+/// Whether a pattern matches, within the limit of steps.
+///
+/// # Errors
+/// If it backtracks beyond the limit.
+pub fn is_match(path: &Path, regex: &Regex, text: &str) -> Result<bool> {
     regex.is_match(text).map_err(|error| {
         Error::malformed(
             path,

@@ -1,0 +1,49 @@
+//! Where checks put what they find: at most so many of a rule in a file, the rest is counted.
+
+use std::collections::BTreeMap;
+
+use report::audit::Finding;
+
+use super::file::File;
+use super::limits;
+
+/// What has been found so far.
+#[derive(Debug, Default)]
+pub struct Findings {
+    all: Vec<Finding>,
+    /// Rule and file to the number found and the first one's place in `all`.
+    counts: BTreeMap<(String, String), (usize, usize)>,
+}
+
+impl Findings {
+    /// A finding about a file's content: it gets the digest of the bytes that were parsed.
+    pub fn in_file(&mut self, file: &File, finding: Finding) {
+        self.add(finding.of_bytes(&file.sha256));
+    }
+
+    /// A finding that is not about one file's content.
+    pub fn add(&mut self, finding: Finding) {
+        let next = self.all.len();
+        let (count, first) =
+            self.counts.entry((finding.rule.clone(), finding.file.clone())).or_insert((0, next));
+        *count += 1;
+        if *count <= limits::FINDINGS_A_RULE {
+            self.all.push(finding);
+            return;
+        }
+        let first = &mut self.all[*first];
+        first.more += 1;
+        // What is left out counts with its severity all the same.
+        first.severity = first.severity.max(finding.severity);
+    }
+
+    /// Whether a rule has a finding in a file.
+    #[must_use]
+    pub fn has(&self, rule: &str, path: &str) -> bool {
+        self.all.iter().any(|finding| finding.rule == rule && finding.file == path)
+    }
+
+    pub(crate) fn into_all(self) -> Vec<Finding> {
+        self.all
+    }
+}

@@ -1,0 +1,128 @@
+//! Pickles inside of other things: arrays of objects in NumPy files, base64 text, and the middle of other formats.
+
+use super::imports::{Trust, trust};
+use super::{Walk, walk};
+
+/// What follows the header of a `.npy` file whose elements are Python objects.
+pub(super) fn objects(bytes: &[u8]) -> Option<&[u8]> {
+    let major = *bytes.get(6)?;
+    let (length, start): (usize, usize) = if major < 2 {
+        (usize::from(u16::from_le_bytes([*bytes.get(8)?, *bytes.get(9)?])), 10)
+    } else {
+        let field = bytes.get(8..12)?.first_chunk::<4>()?;
+        (u32::from_le_bytes(*field) as usize, 12)
+    };
+    let end = start.checked_add(length)?;
+    let header = String::from_utf8_lossy(bytes.get(start..end.min(bytes.len()))?).into_owned();
+    // The type is written as `'descr': '|O'`, or as a list of fields one of which is.
+    let descr = header.split("descr").nth(1)?.split("fortran_order").next()?;
+    let object = descr.split(['\'', '"']).any(|part| {
+        let code = part.trim_start_matches(['|', '<', '>', '=']);
+        code == "O"
+            || code.strip_prefix('O').is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))
+    });
+    object.then(|| bytes.get(end..).unwrap_or_default())
+}
+
+/// Whether a walk found a call of something dangerous: too specific to be a coincidence of bytes.
+fn runs_something(walk: &Walk) -> bool {
+    walk.imports.iter().any(|import| {
+        import.used
+            && import.literal
+            && import.is_plausible()
+            && trust(&import.module, &import.name) == Trust::Dangerous
+    })
+}
+
+/// The first place at which a pickle begins that calls something dangerous, in a file that is no pickle.
+pub(super) fn hidden(bytes: &[u8]) -> Option<(usize, Walk)> {
+    let mut from = 0;
+    while let Some(at) = bytes.get(from..)?.iter().position(|byte| *byte == 0x80) {
+        let start = from + at;
+        if matches!(bytes.get(start + 1), Some(2..=5)) {
+            let walk = walk(&bytes[start..]);
+            if runs_something(&walk) {
+                return Some((start, walk));
+            }
+        }
+        from = start + 1;
+    }
+    None
+}
+
+/// Base64 of a pickle's first bytes: protocol 2 to 5 and what usually follows.
+const BASE64_STARTS: &[&str] = &["gAJ", "gAN", "gAR", "gAS", "gAV", "gAW"];
+/// Longest piece that is decoded.
+const BASE64_BYTES: usize = 1 << 16;
+
+/// The first base64 text that decodes to a pickle which calls something dangerous.
+pub(super) fn encoded(text: &str) -> Option<(usize, Walk)> {
+    for start in BASE64_STARTS {
+        for (at, _) in text.match_indices(start) {
+            let walk = walk(&decoded(&text.as_bytes()[at..]));
+            if runs_something(&walk) {
+                return Some((at, walk));
+            }
+        }
+    }
+    None
+}
+
+/// Decodes base64, standard or URL-safe, up to the first byte that is none.
+fn decoded(text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let (mut buffer, mut bits) = (0u32, 0u32);
+    for byte in text.iter().take(BASE64_BYTES) {
+        let digit = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' | b'-' => 62,
+            b'/' | b'_' => 63,
+            b'\n' | b'\r' => continue,
+            _ => break,
+        };
+        buffer = (buffer << 6) | u32::from(digit);
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push((buffer >> bits) as u8);
+            buffer &= (1 << bits) - 1;
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `cos\nsystem` of protocol 4: `\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x02id\x85R.`
+    const SYSTEM: &[u8] = b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x02id\x85R.";
+
+    #[test]
+    fn base64_and_offsets_hide_nothing() {
+        let text = "x = 'gASMAm9zjAZzeXN0ZW2TjAJpZIVSLg=='";
+        let (at, walk) = encoded(text).unwrap();
+        assert_eq!((at, walk.imports[0].path().as_str()), (5, "os.system"));
+        let mut bytes = b"\x89PNG\r\n\x1a\n\x80\x02 and more".to_vec();
+        bytes.extend_from_slice(SYSTEM);
+        assert_eq!(hidden(&bytes).unwrap().0, bytes.len() - SYSTEM.len());
+        assert!(hidden(b"\x89PNG no pickle \x80\x04 here").is_none());
+    }
+
+    #[test]
+    fn arrays_of_objects_are_told_from_arrays_of_numbers() {
+        let file = |descr: &str| {
+            let header = format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (1,), }}\n");
+            let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+            bytes.extend_from_slice(&(header.len() as u16).to_le_bytes());
+            bytes.extend_from_slice(header.as_bytes());
+            bytes.extend_from_slice(SYSTEM);
+            bytes
+        };
+        assert_eq!(objects(&file("'|O'")), Some(SYSTEM));
+        assert_eq!(objects(&file("[('a', '<i4'), ('b', 'O')]")), Some(SYSTEM));
+        assert_eq!(objects(&file("'<f4'")), None);
+    }
+}

@@ -1,0 +1,15 @@
+//! PROV and SEC: where an adapter comes from, what its texts want of their reader, and what they give away.
+
+mod base;
+mod card;
+mod front_matter;
+mod history;
+mod objects;
+mod reader;
+mod secrets;
+
+pub(super) use base::BaseNames;
+pub(super) use card::Cards;
+pub(super) use history::Histories;
+pub(super) use reader::Texts;
+pub(super) use secrets::Secrets;

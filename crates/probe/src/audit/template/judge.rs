@@ -1,0 +1,644 @@
+//! What a template does, statement by statement.
+
+use std::collections::BTreeSet;
+
+use minijinja::machinery::ast::{BinOpKind, Call, CallArg, CompareOpKind, Expr, Filter, Stmt};
+use report::audit::{Rule, Severity};
+
+use super::facts::{Facts, argument_value, bodies, function, string, target};
+use super::{
+    CONTENT, DATE, ESCAPE, EXPLODES, INCLUDE, INSTRUCTION, Judgement, RANDOM, REWRITE, UNSEEN, words,
+};
+use crate::audit::phrases;
+use crate::audit::unseen;
+
+/// Rounds that no conversation needs.
+const ROUNDS: f64 = 1e6;
+/// Characters that one expression may make.
+const WIDTH: f64 = 1e6;
+/// Rounds of a loop over something of unknown length.
+const UNKNOWN_ROUNDS: f64 = 16.0;
+/// Doublings after which a text fills any memory.
+const DOUBLINGS: f64 = 20.0;
+
+/// Attributes that lead out of the sandbox, besides those in double underscores.
+const ESCAPES: &[&str] = &[
+    "popen",
+    "gi_frame",
+    "gi_code",
+    "cr_frame",
+    "f_globals",
+    "f_builtins",
+    "f_back",
+    "func_globals",
+    "func_code",
+    "tb_frame",
+    "mro",
+    "subclasses",
+    "_TemplateReference__context",
+    "_module",
+    "import_module",
+    "import_string",
+    "environ",
+];
+/// Objects of Jinja and of web frameworks that templates of chats have no use for.
+const OBJECTS: &[&str] =
+    &["lipsum", "cycler", "joiner", "self", "url_for", "get_flashed_messages", "request", "config"];
+
+/// Everything found in a template.
+pub(super) fn judge(statements: &[Stmt]) -> Vec<Judgement> {
+    let facts = Facts::of(statements);
+    let mut judge = Judge { facts: &facts, found: Vec::new(), macros: Vec::new(), line: 0 };
+    judge.statements(statements, 1.0);
+    judge.found
+}
+
+struct Judge<'a> {
+    facts: &'a Facts,
+    found: Vec<Judgement>,
+    /// The macros that enclose the place: name, whether a condition was passed since, recursive calls so far.
+    macros: Vec<Inside>,
+    line: usize,
+}
+
+struct Inside {
+    name: String,
+    conditional: bool,
+    counted: usize,
+}
+
+impl Judge<'_> {
+    fn add(&mut self, rule: &'static Rule, severity: Severity, message: String) {
+        self.found.push(Judgement { rule, severity, line: self.line, message });
+    }
+
+    fn statements(&mut self, statements: &[Stmt], rounds: f64) {
+        for statement in statements {
+            self.statement(statement, rounds);
+        }
+    }
+
+    fn statement(&mut self, statement: &Stmt, rounds: f64) {
+        match statement {
+            Stmt::EmitRaw(raw) => {
+                self.line = raw.span().start_line as usize;
+                self.emitted(raw.raw);
+            }
+            Stmt::EmitExpr(emit) => {
+                self.at(&emit.expr);
+                self.expr(&emit.expr, rounds);
+                let mut texts = Vec::new();
+                self.facts.strings(&emit.expr, &mut texts);
+                texts.iter().for_each(|text| self.emitted(text));
+            }
+            Stmt::Set(set) => {
+                self.at(&set.expr);
+                self.expr(&set.expr, rounds);
+                if let Some(text) = self.facts.text(&set.expr) {
+                    self.emitted(&text);
+                }
+                if rounds >= DOUBLINGS
+                    && target(&set.target).is_some_and(|name| mentions(&set.expr, &name) >= 2)
+                {
+                    self.add(
+                        &EXPLODES,
+                        EXPLODES.severity,
+                        "a text that is joined to itself, round after round".into(),
+                    );
+                }
+            }
+            Stmt::WithBlock(with) => with.assignments.iter().for_each(|(_, value)| self.expr(value, rounds)),
+            Stmt::ForLoop(each) => {
+                self.at(&each.iter);
+                self.expr(&each.iter, rounds);
+                if let Some(filter) = &each.filter_expr {
+                    self.condition(filter, rounds, &[]);
+                }
+                let times = rounds * self.rounds(&each.iter);
+                if times >= ROUNDS && rounds < ROUNDS {
+                    self.add(&EXPLODES, EXPLODES.severity, format!("loops of {times:e} rounds"));
+                }
+                self.statements(&each.body, times);
+                self.statements(&each.else_body, rounds);
+                return;
+            }
+            Stmt::IfCond(condition) => {
+                self.at(&condition.expr);
+                let mut written = Vec::new();
+                self.written(&condition.true_body, &mut written);
+                self.written(&condition.false_body, &mut written);
+                self.condition(&condition.expr, rounds, &written);
+                let outer: Vec<bool> = self.macros.iter().map(|inside| inside.conditional).collect();
+                self.macros.iter_mut().for_each(|inside| inside.conditional = true);
+                self.statements(&condition.true_body, rounds);
+                self.statements(&condition.false_body, rounds);
+                for (inside, conditional) in self.macros.iter_mut().zip(outer) {
+                    inside.conditional = conditional;
+                }
+                return;
+            }
+            Stmt::Include(include) => self.include(&include.name),
+            Stmt::Import(import) => self.include(&import.expr),
+            Stmt::FromImport(import) => self.include(&import.expr),
+            Stmt::Extends(extends) => self.include(&extends.name),
+            Stmt::Macro(definition) => {
+                self.macros.push(Inside { name: definition.name.to_owned(), conditional: false, counted: 0 });
+                definition.defaults.iter().for_each(|value| self.expr(value, rounds));
+                self.statements(&definition.body, rounds);
+                self.macros.pop();
+                return;
+            }
+            Stmt::CallBlock(call) => self.call(&call.call, rounds),
+            Stmt::Do(call) => self.call(&call.call, rounds),
+            Stmt::SetBlock(set) => set.filter.iter().for_each(|filter| self.expr(filter, rounds)),
+            Stmt::FilterBlock(block) => self.expr(&block.filter, rounds),
+            _ => {}
+        }
+        for body in bodies(statement) {
+            self.statements(body, rounds);
+        }
+    }
+
+    fn at(&mut self, expr: &Expr) {
+        self.line = expr.span().start_line as usize;
+    }
+
+    fn include(&mut self, name: &Expr) {
+        self.at(name);
+        let what = self.facts.text(name).unwrap_or_else(|| "a computed name".into());
+        self.add(&INCLUDE, INCLUDE.severity, format!("it takes in `{what}`"));
+    }
+
+    /// Text that the template writes.
+    fn emitted(&mut self, text: &str) {
+        if unseen::any(text) {
+            self.add(
+                &UNSEEN,
+                UNSEEN.severity,
+                "characters that nobody sees are written into the prompt".into(),
+            );
+        }
+        if let Some(wants) = phrases::instruction(text) {
+            self.add(
+                &INSTRUCTION,
+                INSTRUCTION.severity,
+                format!("an instruction that {}: {}", wants.name(), text.trim()),
+            );
+        } else if let Some(address) = words::address(text) {
+            self.add(
+                &INSTRUCTION,
+                Severity::Medium,
+                format!("the address {address} is written into the prompt"),
+            );
+        }
+    }
+
+    /// All constant text that statements write or set.
+    fn written(&self, statements: &[Stmt], out: &mut Vec<String>) {
+        for statement in statements {
+            match statement {
+                Stmt::EmitRaw(raw) => out.push(raw.raw.to_owned()),
+                Stmt::EmitExpr(emit) if !raises(&emit.expr) => self.facts.strings(&emit.expr, out),
+                Stmt::Set(set) => self.facts.strings(&set.expr, out),
+                _ => {}
+            }
+            bodies(statement).into_iter().for_each(|body| self.written(body, out));
+        }
+    }
+
+    /// How often a loop over this runs.
+    fn rounds(&self, over: &Expr) -> f64 {
+        match over {
+            Expr::Call(call) if function(call) == Some("range") => {
+                let numbers: Vec<Option<f64>> =
+                    call.args.iter().map(|argument| self.facts.number(argument_value(argument))).collect();
+                match numbers.as_slice() {
+                    [Some(end)] => end.max(1.0),
+                    [Some(start), Some(end)] => (end - start).max(1.0),
+                    [Some(start), Some(end), Some(step)] => ((end - start) / step).abs().max(1.0),
+                    _ => UNKNOWN_ROUNDS,
+                }
+            }
+            Expr::List(list) => list.items.len() as f64,
+            Expr::Const(constant) => constant.value.len().unwrap_or(1) as f64,
+            _ => UNKNOWN_ROUNDS,
+        }
+    }
+
+    /// A condition, and what is written where it holds.
+    fn condition(&mut self, expr: &Expr, rounds: f64, written: &[String]) {
+        if self.facts.is_random(expr) || contains(expr, &|part| self.facts.is_random(part)) {
+            self.add(&RANDOM, RANDOM.severity, "chance decides what is written".into());
+        }
+        let before = self.found.len();
+        self.expr(expr, rounds);
+        // A comparison with a control mark is ordinary, unless words follow from it.
+        if self.found.len() == before
+            && contains(expr, &|part| self.compares_marks(part))
+            && written.iter().any(|text| words::sentence(text))
+        {
+            let text = written.iter().find(|text| words::sentence(text)).map_or("", String::as_str);
+            self.add(
+                &CONTENT,
+                CONTENT.severity,
+                format!("where the text has a certain mark, it writes: {}", text.trim()),
+            );
+        }
+    }
+
+    /// Whether an expression compares what people wrote with constant marks.
+    fn compares_marks(&self, expr: &Expr) -> bool {
+        let (left, right) = match expr {
+            Expr::BinOp(operation) if is_comparison(operation.op) => (&operation.left, &operation.right),
+            Expr::Call(call) => {
+                return matches!(&call.expr, Expr::GetAttr(get) if self.facts.is_content(&get.expr))
+                    && !call.args.is_empty();
+            }
+            _ => return false,
+        };
+        let marks = |expr: &Expr| {
+            let mut texts = Vec::new();
+            self.facts.strings(expr, &mut texts);
+            texts.iter().any(|text| !text.trim().is_empty() && !words::is_type(text))
+        };
+        (self.facts.is_content(left) && marks(right)) || (self.facts.is_content(right) && marks(left))
+    }
+
+    fn expr(&mut self, expr: &Expr, rounds: f64) {
+        match expr {
+            Expr::Var(var) => {
+                if OBJECTS.contains(&var.id)
+                    && matches!(var.id, "url_for" | "get_flashed_messages" | "lipsum")
+                {
+                    self.add(&ESCAPE, Severity::Medium, format!("it uses `{}`, which no chat needs", var.id));
+                }
+            }
+            Expr::Const(constant) => {
+                let texts: Vec<String> = match constant.value.as_str() {
+                    Some(text) => vec![text.to_owned()],
+                    None => constant
+                        .value
+                        .try_iter()
+                        .into_iter()
+                        .flatten()
+                        .filter_map(|item| item.as_str().map(str::to_owned))
+                        .collect(),
+                };
+                texts.iter().for_each(|text| self.dunder(text));
+            }
+            Expr::Slice(slice) => {
+                self.expr(&slice.expr, rounds);
+                [&slice.start, &slice.stop, &slice.step]
+                    .into_iter()
+                    .flatten()
+                    .for_each(|part| self.expr(part, rounds));
+            }
+            Expr::UnaryOp(operation) => self.expr(&operation.expr, rounds),
+            Expr::BinOp(operation) => {
+                self.expr(&operation.left, rounds);
+                self.expr(&operation.right, rounds);
+                if let Some(text) = self.facts.text(expr) {
+                    self.dunder(&text);
+                }
+                self.operation(operation.op, &operation.left, &operation.right);
+            }
+            Expr::Compare(compare) => {
+                self.expr(&compare.expr, rounds);
+                let mut left = &compare.expr;
+                for step in &compare.ops {
+                    self.expr(&step.expr, rounds);
+                    let contains = matches!(step.op, CompareOpKind::In | CompareOpKind::NotIn);
+                    self.compare(left, &step.expr, contains);
+                    left = &step.expr;
+                }
+            }
+            Expr::IfExpr(choice) => {
+                let mut written = Vec::new();
+                self.facts.strings(&choice.true_expr, &mut written);
+                if let Some(other) = &choice.false_expr {
+                    self.facts.strings(other, &mut written);
+                    self.expr(other, rounds);
+                }
+                self.condition(&choice.test_expr, rounds, &written);
+                self.expr(&choice.true_expr, rounds);
+            }
+            Expr::Filter(filter) => self.filter(filter, expr, rounds),
+            Expr::Test(test) => {
+                self.expr(&test.expr, rounds);
+                for argument in &test.args {
+                    let value = argument_value(argument);
+                    self.expr(value, rounds);
+                    self.compare(&test.expr, value, true);
+                }
+            }
+            Expr::GetAttr(get) => {
+                self.expr(&get.expr, rounds);
+                if ESCAPES.contains(&get.name)
+                    || matches!(&get.expr, Expr::Var(var) if OBJECTS.contains(&var.id) && var.id != "config")
+                {
+                    self.add(&ESCAPE, ESCAPE.severity, format!("it reads the attribute `{}`", get.name));
+                }
+                self.dunder(get.name);
+            }
+            Expr::GetItem(item) => {
+                self.expr(&item.expr, rounds);
+                self.expr(&item.subscript_expr, rounds);
+                if let Some(text) = self.facts.text(&item.subscript_expr) {
+                    self.dunder(&text);
+                    if ESCAPES.contains(&text.as_str()) {
+                        self.add(&ESCAPE, ESCAPE.severity, format!("it reads the attribute `{text}`"));
+                    }
+                }
+                if matches!(item.expr, Expr::Map(_) | Expr::Const(_) | Expr::Var(_)) {
+                    self.compare(&item.subscript_expr, &item.expr, true);
+                }
+            }
+            Expr::Call(call) => self.call(call, rounds),
+            Expr::List(list) => list.items.iter().for_each(|item| self.expr(item, rounds)),
+            Expr::Map(map) => map.keys.iter().chain(&map.values).for_each(|item| self.expr(item, rounds)),
+        }
+    }
+
+    /// A name that leads out of the sandbox.
+    fn dunder(&mut self, text: &str) {
+        if words::has_dunder(text) {
+            self.add(&ESCAPE, ESCAPE.severity, format!("it reaches for `{text}`"));
+        } else if words::formats_attributes(text) {
+            self.add(&ESCAPE, ESCAPE.severity, format!("it formats attributes: `{text}`"));
+        }
+    }
+
+    fn operation(&mut self, op: BinOpKind, left: &Expr, right: &Expr) {
+        if is_comparison(op) {
+            self.compare(left, right, matches!(op, BinOpKind::In));
+        }
+        if matches!(op, BinOpKind::Mul) {
+            let texts = [left, right]
+                .map(|side| self.facts.text(side).is_some() && self.facts.number(side).is_none());
+            let times = [right, left].map(|side| self.facts.number(side));
+            let width = (0..2).filter(|&side| texts[side]).filter_map(|side| times[side]).fold(0.0, f64::max);
+            if width >= WIDTH {
+                self.add(&EXPLODES, EXPLODES.severity, format!("a text repeated {width:e} times"));
+            }
+        }
+    }
+
+    /// A comparison of two expressions, or the search of one in the other.
+    fn compare(&mut self, left: &Expr, right: &Expr, contains: bool) {
+        for (subject, other) in [(left, right), (right, left)] {
+            if self.facts.is_date(subject) && !self.facts.is_date(other) {
+                let mut texts = Vec::new();
+                self.facts.strings(other, &mut texts);
+                let fixed = texts.iter().any(|text| text.chars().any(char::is_alphanumeric))
+                    || self.facts.number(other).is_some()
+                    || numbers(other);
+                if fixed {
+                    self.add(&DATE, DATE.severity, "what is written depends on the date".into());
+                }
+            } else if self.facts.is_content_length(subject) {
+                if let Some(length) = self.facts.number(other).filter(|&length| length > 1.0) {
+                    self.add(
+                        &CONTENT,
+                        Severity::Medium,
+                        format!("it compares the length of what the user wrote with {length}"),
+                    );
+                }
+            } else if self.facts.is_content(subject) && !self.facts.is_content(other) {
+                let mut texts = Vec::new();
+                self.facts.strings(other, &mut texts);
+                self.literal(&texts, contains);
+            }
+        }
+    }
+
+    /// Constants that what people wrote is compared with.
+    fn literal(&mut self, texts: &[String], _contains: bool) {
+        if let Some(text) = texts.iter().find(|text| words::is_word(text)) {
+            self.add(&CONTENT, CONTENT.severity, format!("it looks for `{text}` in what the user wrote"));
+        }
+    }
+
+    fn filter(&mut self, filter: &Filter, whole: &Expr, rounds: f64) {
+        if let Some(inner) = &filter.expr {
+            self.expr(inner, rounds);
+        }
+        filter.args.iter().for_each(|argument| self.expr(argument_value(argument), rounds));
+        if let Some(text) = self.facts.text(whole) {
+            self.dunder(&text);
+        }
+        let number = filter
+            .args
+            .iter()
+            .filter_map(|argument| self.facts.number(argument_value(argument)))
+            .fold(0.0, f64::max);
+        if number >= WIDTH
+            && matches!(
+                filter.name,
+                "center" | "indent" | "ljust" | "rjust" | "wordwrap" | "batch" | "slice" | "format"
+            )
+        {
+            self.add(&EXPLODES, EXPLODES.severity, format!("the filter `{}` with {number:e}", filter.name));
+        }
+        let Some(inner) = &filter.expr else { return };
+        let texts = |index: usize| {
+            filter.args.get(index).and_then(|argument| self.facts.text(argument_value(argument)))
+        };
+        match filter.name {
+            "attr" => {
+                let name = texts(0).unwrap_or_else(|| "a computed name".into());
+                let severity = if words::has_dunder(&name) { ESCAPE.severity } else { Severity::High };
+                self.add(&ESCAPE, severity, format!("the filter `attr` reads `{name}`"));
+            }
+            "replace" if self.facts.is_content(inner) => self.rewrite(texts(0), texts(1)),
+            "select" | "reject" | "selectattr" | "rejectattr"
+                if self.facts.is_conversation(inner) || self.facts.is_content(inner) =>
+            {
+                let of_content = self.facts.is_content(inner)
+                    || filter.args.first().is_some_and(|field| {
+                        string(argument_value(field)).is_some_and(|name| name == "content")
+                    });
+                if of_content {
+                    let mut constants = Vec::new();
+                    filter
+                        .args
+                        .iter()
+                        .skip(1)
+                        .for_each(|argument| self.facts.strings(argument_value(argument), &mut constants));
+                    // The second of several arguments names the test.
+                    constants.retain(|text| !words::is_test(text));
+                    self.literal(&constants, true);
+                }
+            }
+            "random" | "shuffle" => {
+                self.add(&RANDOM, Severity::Medium, "chance decides what is written".into())
+            }
+            _ => {}
+        }
+    }
+
+    /// Words of the user that the template exchanges.
+    fn rewrite(&mut self, from: Option<String>, to: Option<String>) {
+        let Some(from) = from else { return };
+        if !words::is_word(&from) {
+            return;
+        }
+        let to = to.unwrap_or_default();
+        let severity = if to.trim().is_empty() { Severity::Medium } else { REWRITE.severity };
+        self.add(&REWRITE, severity, format!("it writes `{to}` where the user wrote `{from}`"));
+    }
+
+    fn call(&mut self, call: &Call, rounds: f64) {
+        self.expr(&call.expr, rounds);
+        call.args.iter().for_each(|argument| self.expr(argument_value(argument), rounds));
+        if let Some(name) = function(call) {
+            if let Some(inside) = self.macros.iter_mut().find(|inside| inside.name == name) {
+                let counts = call.args.iter().any(|argument| {
+                    matches!(argument_value(argument), Expr::BinOp(operation)
+                        if matches!(operation.op, BinOpKind::Add | BinOpKind::Sub | BinOpKind::Mul) && numbers(&operation.right))
+                });
+                inside.counted += usize::from(counts);
+                if !inside.conditional || inside.counted >= 2 {
+                    self.add(
+                        &EXPLODES,
+                        EXPLODES.severity,
+                        format!("the macro `{name}` calls itself without end"),
+                    );
+                }
+            }
+            return;
+        }
+        let Expr::GetAttr(get) = &call.expr else { return };
+        let text = |index: usize| {
+            call.args.get(index).and_then(|argument| match argument {
+                CallArg::Pos(value) => self.facts.text(value),
+                _ => None,
+            })
+        };
+        let number = call
+            .args
+            .iter()
+            .filter_map(|argument| self.facts.number(argument_value(argument)))
+            .fold(0.0, f64::max);
+        if number >= WIDTH && matches!(get.name, "center" | "ljust" | "rjust" | "zfill" | "expandtabs") {
+            self.add(&EXPLODES, EXPLODES.severity, format!("`{}` with {number:e}", get.name));
+        }
+        if !self.facts.is_content(&get.expr) {
+            // `{…}.get(content)` and `[…].index(content)` compare as well.
+            if matches!(get.name, "get" | "index" | "count" | "__contains__" | "__getitem__" | "pop")
+                && call.args.first().is_some_and(|argument| self.facts.is_content(argument_value(argument)))
+            {
+                let mut constants = Vec::new();
+                self.facts.strings(&get.expr, &mut constants);
+                self.literal(&constants, true);
+            }
+            return;
+        }
+        match get.name {
+            "replace" => self.rewrite(text(0), text(1)),
+            "startswith" | "endswith" | "find" | "rfind" | "index" | "rindex" | "__contains__"
+            | "removeprefix" | "partition" | "removesuffix" | "__eq__" | "split" | "rsplit"
+            | "rpartition" => {
+                let mut constants = Vec::new();
+                call.args
+                    .iter()
+                    .for_each(|argument| self.facts.strings(argument_value(argument), &mut constants));
+                self.literal(&constants, true);
+            }
+            "count" => {
+                let mut constants = Vec::new();
+                call.args
+                    .iter()
+                    .for_each(|argument| self.facts.strings(argument_value(argument), &mut constants));
+                if let Some(counted) = constants.iter().find(|text| !words::is_mark(text)) {
+                    self.add(
+                        &CONTENT,
+                        Severity::Medium,
+                        format!("it counts `{counted}` in what the user wrote"),
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn is_comparison(op: BinOpKind) -> bool {
+    matches!(
+        op,
+        BinOpKind::Eq
+            | BinOpKind::Ne
+            | BinOpKind::In
+            | BinOpKind::Lt
+            | BinOpKind::Lte
+            | BinOpKind::Gt
+            | BinOpKind::Gte
+    )
+}
+
+/// Whether an expression is or holds a number.
+fn numbers(expr: &Expr) -> bool {
+    match expr {
+        Expr::Const(constant) => {
+            constant.value.is_number()
+                || constant.value.try_iter().is_ok_and(|mut items| items.any(|item| item.is_number()))
+        }
+        Expr::List(list) => list.items.iter().any(numbers),
+        _ => false,
+    }
+}
+
+/// Whether an expression raises an error, whose words no model reads.
+fn raises(expr: &Expr) -> bool {
+    matches!(expr, Expr::Call(call) if function(call) == Some("raise_exception"))
+}
+
+/// How often a name is in an expression.
+fn mentions(expr: &Expr, name: &str) -> usize {
+    let count = std::cell::Cell::new(0);
+    contains(expr, &|part| {
+        if target(part).is_some_and(|found| found == name) {
+            count.set(count.get() + 1);
+        }
+        false
+    });
+    count.get()
+}
+
+/// Whether a part of an expression, or the whole, is such.
+fn contains(expr: &Expr, is: &dyn Fn(&Expr) -> bool) -> bool {
+    if is(expr) {
+        return true;
+    }
+    let any = |parts: &[&Expr]| parts.iter().any(|part| contains(part, is));
+    match expr {
+        Expr::Var(_) | Expr::Const(_) => false,
+        Expr::Slice(slice) => any(&[&slice.expr]),
+        Expr::UnaryOp(operation) => any(&[&operation.expr]),
+        Expr::BinOp(operation) => any(&[&operation.left, &operation.right]),
+        Expr::Compare(compare) => {
+            any(&[&compare.expr]) || compare.ops.iter().any(|step| contains(&step.expr, is))
+        }
+        Expr::IfExpr(choice) => {
+            any(&[&choice.test_expr, &choice.true_expr])
+                || choice.false_expr.as_ref().is_some_and(|other| contains(other, is))
+        }
+        Expr::Filter(filter) => {
+            filter.expr.as_ref().is_some_and(|inner| contains(inner, is))
+                || filter.args.iter().any(|argument| contains(argument_value(argument), is))
+        }
+        Expr::Test(test) => any(&[&test.expr]),
+        Expr::GetAttr(get) => any(&[&get.expr]),
+        Expr::GetItem(item) => any(&[&item.expr, &item.subscript_expr]),
+        Expr::Call(call) => {
+            any(&[&call.expr]) || call.args.iter().any(|argument| contains(argument_value(argument), is))
+        }
+        Expr::List(list) => list.items.iter().any(|item| contains(item, is)),
+        Expr::Map(map) => map.keys.iter().chain(&map.values).any(|item| contains(item, is)),
+    }
+}
+
+/// Findings without repetition, as several ways lead to the same place.
+pub(super) fn distinct(found: Vec<Judgement>) -> Vec<Judgement> {
+    let mut seen = BTreeSet::new();
+    found.into_iter().filter(|one| seen.insert((one.rule.id, one.line, one.message.clone()))).collect()
+}
