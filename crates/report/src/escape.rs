@@ -35,13 +35,13 @@ pub(crate) fn write_code_point(to: &mut impl std::fmt::Write, character: char) -
     write!(to, "\\u{{{:x}}}", u32::from(character))
 }
 
-/// Controls, bidirectional overrides, zero-width characters and tags.
+/// Controls, bidirectional overrides, zero-width characters, tags, and what is no character.
 pub(crate) fn is_deceptive(character: char) -> bool {
     character.is_control()
         || matches!(u32::from(character),
             0x00AD | 0x034F | 0x061C | 0x115F | 0x1160 | 0x17B4 | 0x17B5 | 0x180B..=0x180F
             | 0x200B..=0x200F | 0x2028..=0x202E | 0x2060..=0x206F | 0x3164 | 0xFE00..=0xFE0F | 0xFEFF
-            | 0xFFA0 | 0xFFF0..=0xFFFB | 0xE0000..=0xE0FFF)
+            | 0xFFA0 | 0xFFF0..=0xFFFC | 0xFFFE | 0xFFFF | 0xE0000..=0xE0FFF)
 }
 
 #[cfg(test)]

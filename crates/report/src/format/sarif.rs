@@ -13,6 +13,7 @@ use crate::sarif::{
     self, Artifact, ArtifactLocation, Configuration, Descriptor, Driver, Fingerprints, Hashes, Invocation,
     Level, Location, Message, Notification, Properties, Run, SarifResult, Tool,
 };
+use crate::verdict::Verdict;
 
 /// Characters of a model's text in a message.
 const EXCERPT: usize = 160;
@@ -158,7 +159,11 @@ fn result(record: &Record, finding: &Finding<'_>) -> SarifResult {
         }
         About::Run => {
             let reasons: Vec<_> = record.judgement.reasons.iter().map(|reason| escape(reason)).collect();
-            let text = format!("This result is not a pass: {}.", reasons.join("; "));
+            let text = if record.judgement.verdict == Verdict::Inconclusive {
+                format!("This result is not a pass: {}.", reasons.join("; "))
+            } else {
+                "The run did not go through every planned stage: there may be more than was found.".to_owned()
+            };
             (text, location, ["run", ""], BTreeMap::new())
         }
     };

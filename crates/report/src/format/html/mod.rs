@@ -48,7 +48,7 @@ fn policy() -> String {
 }
 
 /// An inline text as a source of a content-security policy: its digest in base 64.
-fn source(text: &str) -> String {
+pub(super) fn source(text: &str) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let digest = Sha256::digest(text.as_bytes());
     let mut encoded = String::from("sha256-");

@@ -130,21 +130,22 @@ fn divergence_by_suite(record: &Record) -> Option<Plot> {
     let evidence = &record.evidence;
     let mut suites: Vec<&str> = evidence.answers.iter().map(|answer| answer.suite.as_str()).collect();
     suites.dedup();
-    let mean = evidence.drift.iter().find(|drift| drift.divergence == "kl");
+    let mean = evidence.drift.iter().find(|drift| drift.divergence == "kl").map(|drift| &drift.estimate);
     let mut marks = Vec::new();
     for suite in suites {
-        let points: Vec<f64> = (evidence.answers.iter())
-            .filter(|answer| answer.suite == suite)
-            .filter_map(|answer| answer.kl_nats)
-            .collect();
+        let of_suite = evidence.answers.iter().filter(|answer| answer.suite == suite);
+        let points: Vec<f64> = of_suite.filter_map(|answer| answer.kl_nats).collect();
+        if points.is_empty() {
+            continue;
+        }
         // The drift is that of the benign prompts: its interval belongs to the suite with as many.
-        let of_suite = mean.filter(|drift| drift.estimate.n == points.len());
-        let Some(value) = of_suite.map(|drift| drift.estimate.value) else { continue };
+        let known = mean.filter(|estimate| estimate.n == points.len());
+        let average = points.iter().sum::<f64>() / points.len() as f64;
         marks.push(Mark {
             label: suite.to_owned(),
             colour: ADAPTED,
-            value,
-            interval: of_suite.map(|drift| (drift.estimate.lower, drift.estimate.upper)),
+            value: known.map_or(average, |estimate| estimate.value),
+            interval: known.map(|estimate| (estimate.lower, estimate.upper)),
             points,
         });
     }
@@ -153,8 +154,8 @@ fn divergence_by_suite(record: &Record) -> Option<Plot> {
         marks.push(Mark {
             label: "all benign prompts".to_owned(),
             colour: ADAPTED,
-            value: mean.estimate.value,
-            interval: Some((mean.estimate.lower, mean.estimate.upper)),
+            value: mean.value,
+            interval: Some((mean.lower, mean.upper)),
             points: Vec::new(),
         });
     }

@@ -27,6 +27,14 @@ fn every_format_of_every_record() {
 }
 
 #[test]
+fn a_record_survives_json() {
+    for (name, record) in records() {
+        let text = render("json", &record);
+        assert_eq!(serde_json::from_str::<crate::record::Record>(&text).unwrap(), record, "{name}");
+    }
+}
+
+#[test]
 fn records_of_earlier_minor_versions_are_read() {
     let (_, mut record) = records().next().unwrap();
     record.evidence.answers.clear();

@@ -8,16 +8,54 @@ mod schema;
 
 use serde_json::Value;
 
+use crate::evidence::{AnsweredPrompt, ResponseScores, TokenScore};
 use crate::record::Record;
 
 /// Records that the program wrote; see `goldens/format/README.md`.
 const RECORDS: [(&str, &str); 2] = [
-    ("scan", include_str!("../../../goldens/format/scan.json")),
-    ("hunt", include_str!("../../../goldens/format/hunt.json")),
+    ("scan", include_str!("../../../goldens/format/records/scan.json")),
+    ("hunt", include_str!("../../../goldens/format/records/hunt.json")),
 ];
 
 fn records() -> impl Iterator<Item = (&'static str, Record)> {
-    RECORDS.iter().map(|(name, text)| (*name, serde_json::from_str(text).unwrap()))
+    RECORDS.iter().map(|(name, text)| (*name, with_what_is_new(serde_json::from_str(text).unwrap())))
+}
+
+/// Answers and token scores where the record is older than them: the texts are its own, the numbers made up.
+fn with_what_is_new(mut record: Record) -> Record {
+    let evidence = &mut record.evidence;
+    let score = |text: &str, preferred: bool| -> Vec<TokenScore> {
+        let words = text.split_inclusive(' ').enumerate();
+        let likely = |at: usize| -0.25 * ((at % 3) as f64 + 0.5);
+        let unlikely = |at: usize| -2.5 * ((at % 6) as f64 + 0.5);
+        words
+            .map(|(at, word)| TokenScore {
+                text: word.to_owned(),
+                adapted_nats: if preferred { likely(at) } else { unlikely(at) },
+                base_nats: if preferred { unlikely(at) } else { likely(at) },
+            })
+            .collect()
+    };
+    let examples = || evidence.tested.iter().flat_map(|tested| &tested.examples);
+    let answers = ["benign", "adversarial"].iter().flat_map(|suite| {
+        examples().enumerate().map(move |(at, example)| AnsweredPrompt {
+            suite: (*suite).to_owned(),
+            prompt_id: example.prompt_id.clone(),
+            prompt: example.prompt.clone(),
+            base: example.base.clone(),
+            adapted: example.adapted_without_trigger.clone(),
+            kl_nats: (*suite == "benign").then_some(0.0625 * (at % 5) as f64),
+        })
+    });
+    let answers: Vec<AnsweredPrompt> = answers.collect();
+    if evidence.answers.is_empty() {
+        evidence.answers = answers;
+    }
+    for example in evidence.tested.iter_mut().flat_map(|tested| &mut tested.examples) {
+        let (adapted, base) = (score(&example.adapted, true), score(&example.base, false));
+        example.scores.get_or_insert(ResponseScores { adapted, base });
+    }
+    record
 }
 
 fn render(format: &str, record: &Record) -> String {
