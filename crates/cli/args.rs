@@ -131,7 +131,7 @@ pub(crate) struct AuditArguments {
     #[arg(long, value_name = "SEVERITY", default_value = "medium", value_parser = fail_on_severity)]
     pub(crate) fail_on: FailOnSeverity,
     /// Form of the report.
-    #[arg(short, long, default_value = "text", value_parser = ["text", "json", "sarif"])]
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json", "sarif", "in-toto"])]
     pub(crate) format: String,
     /// Write the report to a file instead of standard output.
     #[arg(short, long, value_name = "FILE")]

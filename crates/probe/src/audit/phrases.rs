@@ -249,11 +249,24 @@ pub(super) fn instruction(text: &str) -> Option<Wants> {
         return Some(*wants);
     }
     PAIRS.iter().find_map(|(wants, verbs, objects)| {
-        verbs
-            .iter()
-            .any(|verb| occurrences(&text, verb).any(|end| near(&text, end, objects)))
-            .then_some(*wants)
+        let given = |verb: &&str| {
+            occurrences(&text, verb).any(|end| {
+                near(&text, end, objects) && !(denied(*wants) && is_denied(&text, end - verb.len()))
+            })
+        };
+        verbs.iter().any(given).then_some(*wants)
     })
+}
+
+/// Whether an instruction not to do it is harmless.
+fn denied(wants: Wants) -> bool {
+    matches!(wants, Wants::Insertion | Wants::Leak | Wants::Harm)
+}
+
+/// Whether a verb stands behind a negation.
+fn is_denied(text: &str, verb: usize) -> bool {
+    let before: String = text[..verb].chars().rev().take(24).collect::<Vec<_>>().into_iter().rev().collect();
+    ["not ", "n't ", "never ", "avoid ", "refuse to ", "without "].iter().any(|word| before.contains(word))
 }
 
 /// Lower case, blanks as one space, typographic apostrophes as typed ones.
@@ -276,6 +289,9 @@ pub(super) fn occurrences<'a>(text: &'a str, verb: &'a str) -> impl Iterator<Ite
 pub(super) fn near(text: &str, from: usize, wordings: &[&str]) -> bool {
     let rest = &text[from..];
     let end = rest.char_indices().nth(NEAR).map_or(rest.len(), |(end, _)| end);
+    // The wording may end behind what is near; a text of megabytes is not searched to its end.
+    let last = rest.char_indices().nth(2 * NEAR).map_or(rest.len(), |(end, _)| end);
+    let rest = &rest[..last];
     // A URL has dots; a sentence ends in a dot and a space.
     let sentence = rest.split(". ").next().unwrap_or(rest);
     let end = end.min(sentence.len());

@@ -167,7 +167,7 @@ impl Walker<'_> {
     }
 
     fn hooks(&mut self, git: &Path, below: &str) {
-        let Ok(entries) = std::fs::read_dir(git.join("hooks")) else { return };
+        let entries = std::fs::read_dir(git.join("hooks")).into_iter().flatten();
         let mut hooks: Vec<DirEntry> = entries.filter_map(Result::ok).take(limits::FILES).collect();
         hooks.sort_by_key(DirEntry::file_name);
         for hook in hooks {
@@ -230,6 +230,10 @@ pub(super) fn read(found: &Found) -> std::io::Result<File> {
     if !metadata.is_file() {
         return Err(std::io::Error::other("it is no regular file any more"));
     }
+    if is_sparse(&metadata) {
+        let message = format!("{} bytes are announced and hardly any are stored", metadata.len());
+        return Err(std::io::Error::other(message));
+    }
     let mut hasher = Sha256::new();
     let mut kept: Vec<u8> = Vec::new();
     let long = metadata.len() > limits::FILE_BYTES;
@@ -268,6 +272,18 @@ pub(super) fn read(found: &Found) -> std::io::Result<File> {
     let mut file = File::hashed(found.path.clone(), size, digest, kept, 0);
     file.weights = meter.map(Meter::end);
     Ok(file)
+}
+
+/// Whether a file announces far more bytes than it has on disk: reading the nothing takes hours.
+#[cfg(unix)]
+fn is_sparse(metadata: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    metadata.len() > (1 << 30) && metadata.blocks().saturating_mul(512) < metadata.len() / 8
+}
+
+#[cfg(not(unix))]
+fn is_sparse(_: &Metadata) -> bool {
+    false
 }
 
 /// Opens without following a link and without waiting for a writer, in case something took the file's place.

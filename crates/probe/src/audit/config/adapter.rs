@@ -126,6 +126,8 @@ const LAYERS: u64 = 1_000;
 const RANK: f64 = 65_536.0;
 /// An `all-linear` list of a large model has some thousand names.
 const ELEMENTS: usize = 20_000;
+/// Expressions that are analysed; no training writes more.
+const PATTERNS: usize = 300;
 /// Keys whose value is matched as a regular expression, or whose keys are.
 const EXPRESSIONS: &[&str] = &[
     "target_modules",
@@ -258,13 +260,13 @@ impl<'a> Look<'a, '_> {
                 }
                 // Names of `layers_pattern` and `modules_to_save` are put into expressions.
                 Some(Value::Array(items)) if matches!(*key, "layers_pattern" | "modules_to_save") => {
-                    patterns.extend(items.iter().take(ELEMENTS).enumerate().filter_map(|(index, item)| {
+                    patterns.extend(items.iter().take(PATTERNS).enumerate().filter_map(|(index, item)| {
                         Some((format!("/{key}/{index}"), item.as_str()?.to_owned()))
                     }));
                 }
                 _ => {}
             }
-            for (pointer, pattern) in patterns {
+            for (pointer, pattern) in patterns.into_iter().take(PATTERNS) {
                 if let Some(reason) = backtracking(&pattern) {
                     let message = format!("the expression `{pattern}` has {reason}");
                     self.add(&BACKTRACKING, BACKTRACKING.severity, &pointer, message);

@@ -113,6 +113,10 @@ const DEMANDS: &[&str] = &[
     "already audited",
     "conclude that",
 ];
+/// Longer texts are data.
+const LONGEST: u64 = 2 << 20;
+/// Shorter values of a configuration are no sentences.
+const SENTENCE: usize = 24;
 /// How far a demand may stand from its addressee.
 const WINDOW: usize = 240;
 
@@ -228,6 +232,7 @@ impl Check for Texts {
         );
         let json = file.extension() == "json";
         file.text().is_some()
+            && file.size <= LONGEST
             && !data
             && !is_vocabulary(file.name())
             && !file.name().starts_with("merges")
@@ -253,7 +258,9 @@ impl Check for Texts {
                         Finding::new(&UNSEEN, &file.path, found.what).at(&pointer).severity(found.severity);
                     findings.in_file(file, finding);
                 }
-                if let Some((severity, message)) = to_reviewers(text) {
+                if text.len() >= SENTENCE
+                    && let Some((severity, message)) = to_reviewers(text)
+                {
                     findings.in_file(
                         file,
                         Finding::new(&REVIEWER, &file.path, message).at(&pointer).severity(severity),

@@ -125,8 +125,11 @@ impl Judge<'_> {
             Stmt::IfCond(condition) => {
                 self.at(&condition.expr);
                 let mut written = Vec::new();
-                self.written(&condition.true_body, &mut written);
-                self.written(&condition.false_body, &mut written);
+                let negated = contains(&condition.expr, &|part| matches!(part, Expr::UnaryOp(_)));
+                self.written(
+                    if negated { &condition.false_body } else { &condition.true_body },
+                    &mut written,
+                );
                 self.condition(&condition.expr, rounds, &written);
                 let outer: Vec<bool> = self.macros.iter().map(|inside| inside.conditional).collect();
                 self.macros.iter_mut().for_each(|inside| inside.conditional = true);
