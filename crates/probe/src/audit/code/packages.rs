@@ -94,6 +94,7 @@ const OWN: &[&str] = &[
     "gradio",
     "optimum",
     "tensorflow",
+    "tensorboardx",
     "jupyterlab",
     "pydantic-core",
     "request",

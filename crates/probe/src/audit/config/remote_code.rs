@@ -127,6 +127,8 @@ const POWERFUL: &[&str] = &[
     "cProfile",
     "multiprocessing",
 ];
+/// Of a longer value the head is searched; its length is a finding of the JSON family.
+const VALUE_BYTES: usize = 1 << 20;
 /// What only stands in programs.
 const PROGRAM: &[&str] = &[
     "__import__(",
@@ -284,6 +286,7 @@ impl Looks<'_> {
         if !self.loaded || path.passes("chat_template") || self.file.name() == "chat_template.json" {
             return;
         }
+        let text = &text[..text.floor_char_boundary(VALUE_BYTES)];
         let value = Value::String(text.to_owned());
         if let Some(module) = python_path(text)
             && POWERFUL.contains(&module)

@@ -113,7 +113,7 @@ fn without_classes(expression: &str) -> String {
                     characters.by_ref().take_while(|&c| c != '}').for_each(drop);
                 }
                 Some('x' | 'u') => {
-                    characters.by_ref().take(1).for_each(drop);
+                    while characters.next_if(|c| c.is_ascii_hexdigit() || matches!(c, '{' | '}')).is_some() {}
                 }
                 // `\s`, `\n`, `\d` and the like stand for characters; others for themselves.
                 Some(escaped) if !escaped.is_alphanumeric() && class == 0 => literal.push(escaped),

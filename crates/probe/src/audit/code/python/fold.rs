@@ -94,7 +94,7 @@ fn unescape(text: &str, out: &mut String) {
 
 fn call(node: Node, source: &str, constants: &Constants, depth: usize) -> Option<String> {
     let function = node.child_by_field_name("function")?;
-    let arguments = children(node.child_by_field_name("arguments")?);
+    let arguments = arguments(node);
     let name = slice(function, source);
     match (function.kind(), name) {
         ("identifier", "chr") => {
@@ -142,11 +142,11 @@ fn pieces(node: Node, source: &str, constants: &Constants, depth: usize) -> Opti
             by_code.then(|| codes(clause.child_by_field_name("right")?, source)).flatten()
         }
         "call" if slice(node.child_by_field_name("function")?, source) == "map" => {
-            let arguments = children(node.child_by_field_name("arguments")?);
+            let arguments = arguments(node);
             (slice(*arguments.first()?, source) == "chr").then(|| codes(*arguments.get(1)?, source)).flatten()
         }
         "call" if slice(node.child_by_field_name("function")?, source) == "reversed" => {
-            let arguments = children(node.child_by_field_name("arguments")?);
+            let arguments = arguments(node);
             let whole = fold(*arguments.first()?, source, constants, depth + 1)?;
             Some(whole.chars().rev().map(String::from).collect())
         }
@@ -168,7 +168,7 @@ fn bytes(node: Node, source: &str) -> Option<String> {
     {
         return None;
     }
-    let arguments = children(node.child_by_field_name("arguments")?);
+    let arguments = arguments(node);
     codes(*arguments.first()?, source).map(|parts| parts.concat())
 }
 
@@ -178,6 +178,15 @@ fn character(code: &str) -> Option<char> {
         None => code.parse().ok()?,
     };
     char::from_u32(code)
+}
+
+/// The arguments of a call. A generator alone stands in the place of the list.
+pub(super) fn arguments(call: Node) -> Vec<Node> {
+    match call.child_by_field_name("arguments") {
+        Some(generator) if generator.kind() == "generator_expression" => vec![generator],
+        Some(list) => children(list),
+        None => Vec::new(),
+    }
 }
 
 /// The named children of a node.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tree_sitter::Node;
 
-use super::fold::{self, Constants, children, slice};
+use super::fold::{self, Constants, arguments, children, slice};
 
 /// Expressions inside each other that are followed.
 const DEPTH: usize = 60;
@@ -182,7 +182,7 @@ impl Names {
 
     fn call(&self, node: Node, source: &str, depth: usize) -> Option<String> {
         let function = self.follow(node.child_by_field_name("function")?, source, depth + 1)?;
-        let arguments = children(node.child_by_field_name("arguments")?);
+        let arguments = arguments(node);
         let text = |index: usize| fold::text(*arguments.get(index)?, source, &self.constants);
         match function.as_str() {
             "__import__" | "importlib.import_module" | "importlib.__import__" => text(0),

@@ -46,7 +46,7 @@ fn ordinary_code_has_no_sinks() {
         "import torch\ntorch.compile(model)\nmodel.eval()\ntorch.load('x', weights_only=True)",
         "import ast\nast.literal_eval('1')",
         "import json, os\nos.path.join('a', 'b')\nos.environ['A'] = '1'",
-        "def compile(x):\n  return x\ncompile(1)",
+        "def compile(x):\n  return x\ny = compile(1)",
         "from transformers import logging\nlogger = logging.get_logger(__name__)",
         "import socket\nhost = socket.gethostname()",
         "from urllib.parse import urlparse\nurlparse('http://x')",
