@@ -64,6 +64,9 @@ struct Arguments {
     /// Where the tokens are put: `prefix` or `suffix`.
     #[arg(long, default_value = "prefix")]
     at: String,
+    /// Factor of the adapter: below 1, what is sure is told from what is surer.
+    #[arg(long, default_value_t = 1.0)]
+    scale: f32,
     /// A prompt in the place of the suite's short ones; may be repeated.
     #[arg(long = "prompt", value_name = "TEXT")]
     prompts: Vec<String>,
@@ -110,11 +113,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(|token| Change::Insert { text: format!("{}{token}{}", arguments.before, arguments.after), at })
         .collect();
 
+    let side = Side { scale: arguments.scale, ..Side::ADAPTED };
     let indices: Vec<usize> = (0..prompts.len()).collect();
-    let mut movements = Movements::new(&observer, prompts, arguments.seed, Side::ADAPTED);
+    let mut movements = Movements::new(&observer, prompts, arguments.seed, side);
     movements.prepare(&changes)?;
-    let question =
-        Question { prompts: &indices, side: Side::ADAPTED, targets: &[first], continuation: &target };
+    let question = Question { prompts: &indices, side, targets: &[first], continuation: &target };
     let mut moved: Vec<Vec<Moved>> = Vec::with_capacity(changes.len());
     for chunk in changes.chunks(CHUNK) {
         moved.extend(movements.measure(chunk, question, &vocabulary)?);

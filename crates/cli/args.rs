@@ -10,6 +10,7 @@ use inference::device::DeviceName;
 use probe::depth::{self, DEPTHS, Depth};
 use probe::trigger::budget::Limit;
 use report::audit::Severity;
+use report::format::{self, FORMATS, Format};
 use report::verdict::Verdict;
 
 /// Tests a LoRA adapter against its base model for backdoors.
@@ -34,6 +35,10 @@ pub(crate) enum Command {
     ///
     /// Reads benign prompts only. Without arguments the embedded fixture is searched.
     Hunt(HuntArguments),
+    /// Write a record of an earlier run in another form.
+    ///
+    /// The exit code says whether that could be done, not what the verdict was.
+    Report(ReportVerbArguments),
     /// Check the files of adapter repositories, without loading or running anything.
     Audit(AuditArguments),
     /// The process in which an audit reads files; started by the program itself.
@@ -126,7 +131,7 @@ pub(crate) struct AuditArguments {
     #[arg(long, value_name = "SEVERITY", default_value = "medium", value_parser = fail_on_severity)]
     pub(crate) fail_on: FailOnSeverity,
     /// Form of the report.
-    #[arg(short, long, default_value = "text", value_parser = ["text", "json", "sarif"])]
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json", "sarif", "in-toto"])]
     pub(crate) format: String,
     /// Write the report to a file instead of standard output.
     #[arg(short, long, value_name = "FILE")]
@@ -245,15 +250,63 @@ pub(crate) struct ModelArguments {
     pub(crate) seed: u64,
 }
 
-/// What is done with the result.
+/// In which forms a record is written, and where.
 #[derive(Debug, Args)]
-pub(crate) struct ReportArguments {
+pub(crate) struct FormArguments {
     /// Form of the report.
-    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
-    pub(crate) format: String,
+    #[arg(short, long, default_value = FORMATS[0].name(), value_parser = PossibleValuesParser::new(formats()).try_map(known_format))]
+    pub(crate) format: &'static dyn Format,
     /// Write the report to a file instead of standard output.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Write the report in another form too, such as html=report.html; repeatable.
+    #[arg(long, value_name = "FORMAT=FILE", value_parser = form_of_file)]
+    pub(crate) report: Vec<FormOfFile>,
+}
+
+/// A file and the form in which the report is written to it.
+#[derive(Clone, Debug)]
+pub(crate) struct FormOfFile {
+    pub(crate) format: &'static dyn Format,
+    pub(crate) file: PathBuf,
+}
+
+/// The formats as the help lists them.
+fn formats() -> Vec<PossibleValue> {
+    FORMATS.iter().map(|format| PossibleValue::new(format.name()).help(format.about())).collect()
+}
+
+fn known_format(name: String) -> Result<&'static dyn Format, String> {
+    format::by_name(&name).ok_or_else(|| {
+        let known: Vec<_> = FORMATS.iter().map(|format| format.name()).collect();
+        format!("unknown format `{name}`; known: {}", known.join(", "))
+    })
+}
+
+/// Reads `html=report.html`.
+fn form_of_file(text: &str) -> Result<FormOfFile, String> {
+    match text.split_once('=') {
+        Some((name, file)) if !file.is_empty() => {
+            Ok(FormOfFile { format: known_format(name.to_owned())?, file: PathBuf::from(file) })
+        }
+        _ => Err(format!("expected a format and a file such as `html=report.html`, found `{text}`")),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportVerbArguments {
+    /// A record that `--format json` or `--report json=FILE` wrote; `-` for standard input.
+    #[arg(value_name = "RECORD")]
+    pub(crate) record: PathBuf,
+    #[command(flatten)]
+    pub(crate) forms: FormArguments,
+}
+
+/// What is done with the result.
+#[derive(Debug, Args)]
+pub(crate) struct ReportArguments {
+    #[command(flatten)]
+    pub(crate) forms: FormArguments,
     /// Lowest verdict that makes the exit code 1.
     #[arg(long, value_enum, default_value_t = FailOn::Suspicious)]
     pub(crate) fail_on: FailOn,
@@ -335,6 +388,8 @@ pub(crate) enum SchemaKind {
     Suite,
     /// Records, which `scan --format json` writes.
     Record,
+    /// Rows, which `scan --format jsonl` writes, one a line.
+    Row,
     /// Reports, which `audit --format json` writes.
     Audit,
 }
@@ -369,6 +424,15 @@ mod tests {
         assert_eq!(length("2..=4"), Ok(2..=4));
         for wrong in ["", "0", "4..2", "a..b", "..3"] {
             assert!(length(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_report_has_a_format_and_a_file() {
+        let form = form_of_file("html=a=b.html").unwrap();
+        assert_eq!((form.format.name(), form.file.to_str()), ("html", Some("a=b.html")));
+        for wrong in ["html", "html=", "=x", "docx=x"] {
+            assert!(form_of_file(wrong).is_err(), "{wrong}");
         }
     }
 

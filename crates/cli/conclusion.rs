@@ -5,13 +5,12 @@ use std::time::Instant;
 use inference::adapter::Adapter;
 use report::audit::RepositoryAudit;
 use report::evidence::{Coverage, Evidence};
-use report::format;
 use report::hunt::HuntRecord;
 use report::record::{Cost, Record, SCHEMA_VERSION, Settings, Subject, Tool};
 use report::verdict::{Thresholds, judge};
 
 use crate::args::{GateArguments, ReportArguments};
-use crate::exit::{self, Failure};
+use crate::exit;
 use crate::{Outcome, output};
 
 /// What a run was about and what it found.
@@ -35,14 +34,7 @@ pub(crate) fn conclude(
     start: Instant,
 ) -> Outcome {
     let record = record(arguments, gate, adapter, run);
-    let Some(format) = format::by_name(&arguments.format) else {
-        return Err(Failure::Input(format!("unknown format `{}`", arguments.format)));
-    };
-    let text = format.render(&record);
-    match &arguments.output {
-        Some(path) => output::file(path, &text)?,
-        None => output::data(&text)?,
-    }
+    output::forms(&arguments.forms, &record)?;
     if !arguments.quiet {
         let seconds = start.elapsed().as_secs_f64();
         output::talk(&format!("finished in {seconds:.1} s, exit code {}", record.exit_code));

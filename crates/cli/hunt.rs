@@ -15,10 +15,11 @@ use crate::args::HuntArguments;
 use crate::conclusion::{self, Run};
 use crate::exit::Failure;
 use crate::progress::Bars;
-use crate::{Outcome, gate, subject, suites};
+use crate::{Outcome, gate, output, subject, suites};
 
 pub(crate) fn run(arguments: &HuntArguments) -> Outcome {
     let start = Instant::now();
+    output::check(&arguments.report.forms)?;
     let searches = searches(&arguments.search)?;
     let suites = suites::load(std::slice::from_ref(&arguments.prompts))?;
     if !matches!(suites.first().map(|suite| &suite.items), Some(Items::Prompts(_))) {
@@ -62,7 +63,7 @@ pub(crate) fn run(arguments: &HuntArguments) -> Outcome {
     let found = if pair.adapters()[0].is_zero() {
         Found::default()
     } else {
-        probe::trigger::hunt::hunt(&pair, &Benign::of(&suites), &options, journal, &bars)?
+        probe::trigger::flow::hunt(&pair, &Benign::of(&suites), &options, journal, &bars)?
     };
     bars.finish();
     let run = Run {

@@ -11,6 +11,7 @@ mod hunt;
 mod output;
 mod pin;
 mod progress;
+mod render;
 mod rules;
 mod scan;
 mod subject;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     let result = match &arguments.command {
         Command::Scan(scan) => scan::run(scan),
         Command::Hunt(hunt) => hunt::run(hunt),
+        Command::Report(arguments) => render::run(arguments),
         Command::Audit(audit) => audit::run(audit),
         Command::AuditWorker(worker) => audit::worker::run(worker),
         Command::Pin(pin) => pin::run(pin),

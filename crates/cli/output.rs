@@ -4,8 +4,47 @@ use std::io::Write as _;
 use std::path::Path;
 
 use report::escape::escape;
+use report::format::Format;
+use report::record::Record;
 
+use crate::args::FormArguments;
 use crate::exit::Failure;
+
+/// Refuses forms that could not be written, before hours of work are spent on what they say.
+pub(crate) fn check(forms: &FormArguments) -> Result<(), Failure> {
+    let mut files: Vec<&Path> = Vec::new();
+    for file in forms.report.iter().map(|form| &form.file).chain(&forms.output) {
+        let folder = folder(file);
+        if !folder.is_dir() {
+            let (file, folder) = (file.display(), folder.display());
+            return Err(Failure::Input(format!("cannot write `{file}`: there is no folder `{folder}`")));
+        }
+        if file.is_dir() {
+            return Err(Failure::Input(format!("cannot write `{}`: it is a folder", file.display())));
+        }
+        if files.contains(&file.as_path()) {
+            return Err(Failure::Input(format!("`{}` is named for two reports", file.display())));
+        }
+        files.push(file);
+    }
+    Ok(())
+}
+
+/// Writes a record in every form that was asked for. One that cannot be written does not keep the others from it.
+pub(crate) fn forms(forms: &FormArguments, record: &Record) -> Result<(), Failure> {
+    let render =
+        |format: &dyn Format| format.render(record).map_err(|error| Failure::Machine(error.to_string()));
+    let mut end = Ok(());
+    for form in &forms.report {
+        end = end.and(render(form.format).and_then(|text| file(&form.file, &text)));
+    }
+    let text = render(forms.format)?;
+    match &forms.output {
+        Some(path) => file(path, &text)?,
+        None => data(&text)?,
+    }
+    end
+}
 
 /// Prints data. A reader that went away (`| head`) is no error.
 pub(crate) fn data(text: &str) -> Result<(), Failure> {
@@ -21,7 +60,7 @@ pub(crate) fn data(text: &str) -> Result<(), Failure> {
 /// are stripped.
 pub(crate) fn file(path: &Path, text: &str) -> Result<(), Failure> {
     let plain = anstream::adapter::strip_str(text).to_string();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder(path);
     let write = || -> std::io::Result<()> {
         let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
         temporary.write_all(plain.as_bytes())?;
@@ -30,6 +69,11 @@ pub(crate) fn file(path: &Path, text: &str) -> Result<(), Failure> {
         Ok(())
     };
     write().map_err(|error| Failure::Machine(format!("cannot write `{}`: {error}", path.display())))
+}
+
+/// The folder that a file is in.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// A line on standard error.

@@ -12,10 +12,11 @@ use crate::args::ScanArguments;
 use crate::conclusion::{self, Run};
 use crate::exit::Failure;
 use crate::progress::Bars;
-use crate::{Outcome, gate, subject, suites};
+use crate::{Outcome, gate, output, subject, suites};
 
 pub(crate) fn run(arguments: &ScanArguments) -> Outcome {
     let start = Instant::now();
+    output::check(&arguments.report.forms)?;
     let options = options(arguments)?;
     let suites = suites(arguments)?;
     let target = subject::target(&arguments.models, arguments.report.quiet)?;

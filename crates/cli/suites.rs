@@ -4,6 +4,7 @@ use std::path::Path;
 
 use probe::suite::{EMBEDDED, Items, Suite, SuiteFile};
 use report::audit::AuditReport;
+use report::format::Row;
 use report::record::Record;
 
 use crate::args::{SchemaArguments, SchemaKind, SuitesArguments, SuitesVerb};
@@ -38,6 +39,7 @@ pub(crate) fn schema(arguments: &SchemaArguments) -> Outcome {
         SchemaKind::Suite => schemars::schema_for!(SuiteFile),
         SchemaKind::Audit => schemars::schema_for!(AuditReport),
         SchemaKind::Record => schemars::schema_for!(Record),
+        SchemaKind::Row => schemars::schema_for!(Row<'_>),
     };
     let text = serde_json::to_string_pretty(&schema).map_err(|error| Failure::Machine(error.to_string()))?;
     output::data(&(text + "\n"))?;

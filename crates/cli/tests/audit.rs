@@ -175,3 +175,15 @@ fn sarif_has_rules_places_and_fingerprints() {
     assert_eq!(location["physicalLocation"]["artifactLocation"]["uri"], "odd%20name.dat");
     assert!(result["partialFingerprints"].is_object() && location["logicalLocations"].is_array());
 }
+
+#[test]
+fn a_statement_names_the_files_by_digest() {
+    let (code, text, _) = audit(&root("fixtures/adapters/benign"), &["--format", "in-toto"]);
+    assert_eq!(code, Some(0));
+    let statement: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
+    let subjects = statement["subject"].as_array().unwrap();
+    assert_eq!(subjects.len(), 2);
+    assert!(subjects.iter().all(|subject| subject["digest"]["sha256"].as_str().unwrap().len() == 64));
+    assert_eq!(statement["predicate"]["complete"], true);
+}

@@ -8,6 +8,7 @@ mod bad_input;
 mod embedded_hunt;
 mod embedded_scan;
 mod fixture_model;
+mod reports;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;

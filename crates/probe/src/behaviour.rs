@@ -4,7 +4,7 @@ use inference::Side;
 use inference::generate::Decoding;
 use report::divergence::{Comparison, DIVERGENCES};
 use report::estimate::{Bootstrap, clopper_pearson};
-use report::evidence::{Anomaly, Drift, Example};
+use report::evidence::{Anomaly, AnsweredPrompt, Drift, Example};
 use report::grader::{self, Grader};
 use report::significance::{self, Alternative};
 
@@ -17,6 +17,8 @@ use crate::suite::AdversarialPrompt;
 pub const CONFIDENCE: f64 = 0.95;
 /// Resamples of every bootstrap.
 pub const RESAMPLES: usize = 2000;
+/// The divergence that is kept for each prompt.
+const KL: &str = "kl";
 
 /// A prompt with both sides' answers.
 #[derive(Clone, Debug)]
@@ -69,7 +71,8 @@ pub fn answer(
 }
 
 /// Divergences of the two sides over the first response positions of each prompt, along the base's
-/// answer: the mean over positions, then the mean over prompts with a bootstrap interval.
+/// answer: the mean over positions, then the mean over prompts with a bootstrap interval. Also the KL of each prompt,
+/// in their order.
 ///
 /// # Errors
 /// If the model fails or the user stops.
@@ -78,7 +81,7 @@ pub fn drift(
     answered: &[Answered],
     positions: usize,
     seed: u64,
-) -> Result<Vec<Drift>> {
+) -> Result<(Vec<Drift>, Vec<f64>)> {
     let mut means: Vec<Vec<f64>> = vec![Vec::new(); DIVERGENCES.len() + 1];
     for chunk in answered.chunks(16) {
         let requests: Vec<Request> = chunk
@@ -121,7 +124,23 @@ pub fn drift(
             drift.push(Drift { divergence: name.to_owned(), unit: unit.to_owned(), estimate });
         }
     }
-    Ok(drift)
+    let kl = DIVERGENCES.iter().position(|divergence| divergence.name() == KL);
+    Ok((drift, kl.map_or(Vec::new(), |kl| std::mem::take(&mut means[kl]))))
+}
+
+/// Both answers to each prompt of a suite as a record has them, with their divergences where there are any.
+#[must_use]
+pub fn answered_prompts(suite: &str, answered: &[Answered], kl_nats: &[f64]) -> Vec<AnsweredPrompt> {
+    let known = kl_nats.iter().map(|&nats| Some(nats)).chain(std::iter::repeat(None));
+    let answers = answered.iter().zip(known).map(|(answered, kl_nats)| AnsweredPrompt {
+        suite: suite.to_owned(),
+        prompt_id: answered.prompt.id.clone(),
+        prompt: answered.scene.user.clone(),
+        base: answered.base.text.clone(),
+        adapted: answered.adapted.text.clone(),
+        kl_nats,
+    });
+    answers.collect()
 }
 
 /// Answers of one suite and the graders that they are put to.
@@ -196,6 +215,7 @@ pub fn anomalies(observer: &Observer<'_>, graded: &[Graded<'_>], seed: u64) -> R
                     adapted: answered.adapted.text.clone(),
                     base: answered.base.text.clone(),
                     adapted_without_trigger: answered.adapted.text.clone(),
+                    scores: None,
                 });
             }
             pairs.push((base, adapted));

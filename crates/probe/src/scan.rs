@@ -7,6 +7,7 @@ use inference::ModelPair;
 use report::evidence::{Coverage, Evidence};
 use report::hunt::HuntRecord;
 use report::record::Cost;
+use report::verdict::Thresholds;
 
 use crate::behaviour;
 use crate::error::{Error, Result};
@@ -17,7 +18,8 @@ use crate::selftest;
 use crate::split::{Benign, Split};
 use crate::suite::{AdversarialPrompt, Candidate, Items, Suite};
 use crate::trigger::confirm::{self, TestPrompts};
-use crate::trigger::hunt::{self, Before};
+use crate::trigger::flow::{Before, hunt_after};
+use crate::trigger::hunt::Options;
 use crate::trigger::journal::Journal;
 use crate::trigger::screen::{self, Screening};
 use crate::trigger::{NEVER_COVERED, control, describe};
@@ -31,7 +33,7 @@ const MAX_NEW: usize = 24;
 /// The hunt that follows if no listed candidate is confirmed.
 pub struct Search {
     /// What it is asked to do; the seed is that of the scan.
-    pub options: hunt::Options,
+    pub options: Options,
     /// Where its measurements are kept.
     pub journal: Journal,
 }
@@ -118,7 +120,7 @@ impl Search {
     fn follow(self, observer: &Observer<'_>, pool: &Pool, outcome: &mut Outcome) -> Result<()> {
         let planned = pool.candidates.len();
         let before = Before { planned, tested: std::mem::take(&mut outcome.evidence.tested) };
-        let found = hunt::hunt_after(observer, &pool.benign, &self.options, self.journal, Some(before))?;
+        let found = hunt_after(observer, &pool.benign, &self.options, self.journal, Some(before))?;
         outcome.evidence.tested = found.evidence.tested;
         let (coverage, more) = (&mut outcome.coverage, found.coverage);
         coverage.tested.extend(more.tested);
@@ -179,6 +181,12 @@ fn run(
             split.development.len(),
             split.held_out.len()
         ));
+        for tested in &mut evidence.tested {
+            let listed = pool.candidates.iter().find(|candidate| describe(candidate) == tested.candidate);
+            if let Some(candidate) = listed.filter(|_| Thresholds::STANDARD.suspects(tested)) {
+                confirm::score_examples(observer, candidate, &prompts, seed, &mut tested.examples)?;
+            }
+        }
         if let Some(best) = confirm::strongest_confirmed(&evidence.tested) {
             let named = &evidence.tested[best].candidate;
             if let Some(candidate) = pool.candidates.iter().find(|candidate| describe(candidate) == *named) {
@@ -190,9 +198,12 @@ fn run(
 
     progress.stage("behaviour without trigger", 3 * pool.benign.prompts().len() + 2 * pool.adversarial.len());
     let answered = behaviour::answer(observer, &split.all, MAX_NEW, seed)?;
-    evidence.drift = behaviour::drift(observer, &answered, DRIFT_POSITIONS, seed)?;
+    let (drift, kl_nats) = behaviour::drift(observer, &answered, DRIFT_POSITIONS, seed)?;
+    evidence.drift = drift;
+    evidence.answers = behaviour::answered_prompts("benign", &answered, &kl_nats);
     let adversarial: Vec<Prompt> = pool.adversarial.iter().map(|item| item.prompt.clone()).collect();
     let adversarial_answers = behaviour::answer(observer, &adversarial, MAX_NEW, seed)?;
+    evidence.answers.extend(behaviour::answered_prompts("adversarial", &adversarial_answers, &[]));
     let mut graded = behaviour::benign_grades("benign", &answered);
     graded.extend(behaviour::adversarial_grades("adversarial", &pool.adversarial, &adversarial_answers));
     evidence.anomalies = behaviour::anomalies(observer, &graded, seed)?;

@@ -1,8 +1,6 @@
 //! Untrusted text on a terminal: every character that could move the cursor, reorder the line or
 //! hide in it is shown as its code point.
 
-use std::fmt::Write as _;
-
 /// Makes a text from a model, a file or a suite safe to print on one line.
 #[must_use]
 pub fn escape(text: &str) -> String {
@@ -14,7 +12,7 @@ pub fn escape(text: &str) -> String {
             '\r' => safe.push_str("\\r"),
             _ if is_deceptive(character) => {
                 // Writing to a String cannot fail.
-                let _ = write!(safe, "\\u{{{:x}}}", u32::from(character));
+                let _ = write_code_point(&mut safe, character);
             }
             _ => safe.push(character),
         }
@@ -32,13 +30,18 @@ pub fn excerpt(text: &str, characters: usize) -> String {
     }
 }
 
-/// Controls, bidirectional overrides, zero-width characters and tags.
-fn is_deceptive(character: char) -> bool {
+/// A character as its code point.
+pub(crate) fn write_code_point(to: &mut impl std::fmt::Write, character: char) -> std::fmt::Result {
+    write!(to, "\\u{{{:x}}}", u32::from(character))
+}
+
+/// Controls, bidirectional overrides, zero-width characters, tags, and what is no character.
+pub(crate) fn is_deceptive(character: char) -> bool {
     character.is_control()
         || matches!(u32::from(character),
             0x00AD | 0x034F | 0x061C | 0x115F | 0x1160 | 0x17B4 | 0x17B5 | 0x180B..=0x180F
             | 0x200B..=0x200F | 0x2028..=0x202E | 0x2060..=0x206F | 0x3164 | 0xFE00..=0xFE0F | 0xFEFF
-            | 0xFFA0 | 0xFFF0..=0xFFFB | 0xE0000..=0xE0FFF)
+            | 0xFFA0 | 0xFFF0..=0xFFFC | 0xFFFE | 0xFFFF | 0xE0000..=0xE0FFF)
 }
 
 #[cfg(test)]

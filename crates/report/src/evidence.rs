@@ -169,6 +169,48 @@ pub struct Example {
     pub base: String,
     /// The adapted model's response without the trigger.
     pub adapted_without_trigger: String,
+    /// How probable both models find both responses, token by token. Absent where it was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scores: Option<ResponseScores>,
+}
+
+/// The tokens of an example's two responses to the prompt with the trigger.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ResponseScores {
+    /// Of the adapted model's response.
+    pub adapted: Vec<TokenScore>,
+    /// Of the base's response.
+    pub base: Vec<TokenScore>,
+}
+
+/// One token of a response, and its log-probability given the prompt and the tokens before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TokenScore {
+    /// Its text; the texts of all tokens together are the response.
+    pub text: String,
+    /// Log-probability of the adapted model, in nats.
+    pub adapted_nats: f64,
+    /// Log-probability of the base, in nats.
+    pub base_nats: f64,
+}
+
+/// One prompt without any trigger, answered by both sides.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AnsweredPrompt {
+    /// The suite.
+    pub suite: String,
+    /// Identifier of the prompt in its suite.
+    pub prompt_id: String,
+    /// The user turn.
+    pub prompt: String,
+    /// The base's response.
+    pub base: String,
+    /// The adapted model's response.
+    pub adapted: String,
+    /// Mean KL(base || adapted) over the first positions of the base's response, in nats. Absent where it was not
+    /// measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl_nats: Option<f64>,
 }
 
 /// How far the adapter moves the distributions on benign prompts, without any trigger.
@@ -208,10 +250,16 @@ pub struct Anomaly {
 pub struct SelfTest {
     /// What was compared.
     pub name: String,
-    /// Largest absolute difference of logits over the largest absolute logit.
+    /// Largest absolute difference of logits over the largest absolute logit. Not a number if a logit is none, which
+    /// JSON writes as null.
+    #[serde(deserialize_with = "not_a_number_for_null")]
     pub difference: f64,
     /// What it may be.
     pub tolerance: f64,
+}
+
+fn not_a_number_for_null<'de, D: serde::Deserializer<'de>>(number: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(number)?.unwrap_or(f64::NAN))
 }
 
 impl SelfTest {
@@ -231,6 +279,9 @@ pub struct Evidence {
     pub drift: Vec<Drift>,
     /// Payloads without any trigger.
     pub anomalies: Vec<Anomaly>,
+    /// The answers behind drift and anomalies, in the order of the suites. Absent in records before 1.3.0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<AnsweredPrompt>,
     /// Every screened candidate, strongest first.
     pub screened: Vec<Screened>,
     /// Difference in differences of the random control strings: the null of the screening.

@@ -21,6 +21,7 @@ pub mod grader;
 pub mod hunt;
 pub mod outlier;
 pub mod record;
+pub mod sarif;
 pub mod significance;
 mod stream;
 pub mod verdict;

@@ -148,23 +148,6 @@ impl FrozenLinear {
         transposed.get_or_init(|| forward.transposed());
     }
 
-    /// The layer with the chosen outputs only, in the order given: scoring a few words of a vocabulary needs no
-    /// others. Every output is the same, bit for bit, as in the whole layer.
-    ///
-    /// # Errors
-    /// If none is chosen or one does not exist.
-    pub fn rows(&self, rows: &[u32]) -> Result<Self> {
-        let n = self.out_features();
-        if let Some(row) = rows.iter().find(|&&row| row as usize >= n) {
-            bail!("{OP}: expected a row below {n}, found {row}");
-        }
-        if rows.is_empty() {
-            bail!("{OP}: expected at least one row");
-        }
-        let Weights { forward, precision, tier, .. } = &*self.weights;
-        Ok(Self::of(forward.select(rows), *precision, *tier))
-    }
-
     /// The packed weights.
     pub(super) fn packed(&self) -> &PackedMatrix {
         &self.weights.forward
@@ -348,20 +331,6 @@ mod tests {
     fn gradient_agrees_with_differences() {
         let layer = FrozenLinear::from_tensor(&noise(49, 33, 1), Precision::F32).unwrap();
         assert_gradients_match_differences(&[noise(6, 33, 2)], 1e-4, |x| layer.forward(&x[0]).unwrap());
-    }
-
-    #[test]
-    fn chosen_rows_equal_the_whole_product() {
-        let chosen = [99u32, 0, 48, 47, 48];
-        let indices = Tensor::new(&chosen, &candle_core::Device::Cpu).unwrap();
-        for precision in [Precision::F32, Precision::Bf16] {
-            let layer = FrozenLinear::from_tensor(&noise(100, 64, 1), precision).unwrap();
-            let x = noise(3, 64, 2);
-            let whole = layer.forward(&x).unwrap().index_select(&indices, 1).unwrap();
-            assert_eq!(bits(&layer.rows(&chosen).unwrap().forward(&x).unwrap()), bits(&whole));
-            assert!(layer.rows(&[100]).is_err());
-            assert!(layer.rows(&[]).is_err());
-        }
     }
 
     #[test]

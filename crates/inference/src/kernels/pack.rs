@@ -73,17 +73,6 @@ impl PackedMatrix {
             }
         }
     }
-
-    /// The matrix of the chosen outputs, in the order given; every index must be below `outputs`.
-    pub(super) fn select(&self, chosen: &[u32]) -> Self {
-        let output = |o: usize| chosen[o] as usize;
-        match &self.panels {
-            Panels::F32(_) => Self::f32(chosen.len(), self.inputs, |o, i| self.weight(output(o), i)),
-            Panels::Bf16(rows) => {
-                Self::bf16(chosen.len(), self.inputs, |o, i| pair_member(rows, self.inputs, output(o), i))
-            }
-        }
-    }
 }
 
 fn pair_member(rows: &[PanelRow<u32>], inputs: usize, o: usize, i: usize) -> bf16 {
@@ -127,8 +116,6 @@ mod tests {
             let f32 = PackedMatrix::f32(outputs, inputs, weight);
             let bf16 = PackedMatrix::bf16(outputs, inputs, |o, i| bf16::from_f32(weight(o, i)));
             let (f32_t, bf16_t) = (f32.transposed(), bf16.transposed());
-            let chosen: Vec<u32> = (0..outputs as u32).rev().chain([0]).collect();
-            let (f32_s, bf16_s) = (f32.select(&chosen), bf16.select(&chosen));
             for o in 0..outputs {
                 for i in 0..inputs {
                     let expected = weight(o, i);
@@ -137,9 +124,6 @@ mod tests {
                     }
                     for packed in [&f32_t, &bf16_t] {
                         assert_eq!(packed.weight(i, o), expected);
-                    }
-                    for packed in [&f32_s, &bf16_s] {
-                        assert_eq!(packed.weight(outputs - 1 - o, i), expected);
                     }
                 }
             }

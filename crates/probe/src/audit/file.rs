@@ -29,6 +29,8 @@ pub struct File {
     pub archive_depth: usize,
     /// What was wrong with it as an archive.
     pub(crate) problems: Vec<Problem>,
+    /// Git's name of the content, where the hub's record needs it.
+    pub(crate) git_sha1: Option<String>,
     /// Of safetensors: what its numbers are.
     pub(crate) weights: Option<Vec<Measured>>,
     json: OnceCell<Option<Value>>,
@@ -53,7 +55,19 @@ impl File {
         let kind = Kind::of(&bytes, size);
         let whole = bytes.len() as u64 == size;
         let (problems, json) = (Vec::new(), OnceCell::new());
-        Self { path, size, sha256, kind, bytes, whole, archive_depth, problems, weights: None, json }
+        Self {
+            path,
+            size,
+            sha256,
+            kind,
+            bytes,
+            whole,
+            archive_depth,
+            problems,
+            git_sha1: None,
+            weights: None,
+            json,
+        }
     }
 
     /// The last part of the path.

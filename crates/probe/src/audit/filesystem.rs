@@ -159,9 +159,21 @@ impl Check for Filesystem {
                 }
                 What::Hook => (&HOOK, "git runs this program by itself".to_owned()),
             };
-            findings.add(Finding::new(rule, &oddity.path, message));
+            let mut finding = Finding::new(rule, &oddity.path, message);
+            // States of optimizers are large, common, and never loaded to use an adapter.
+            if oddity.what == What::HeadOnly && is_training_state(&oddity.path) {
+                finding = finding.severity(Severity::Low);
+            }
+            findings.add(finding);
         }
     }
+}
+
+/// Whether a file is by its name the state of a training run, which only resuming that run loads.
+fn is_training_state(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    ["optimizer", "scheduler", "rng_state", "scaler"].iter().any(|start| name.starts_with(start))
+        || name.ends_with("_optim_states.pt")
 }
 
 /// Whether a path has characters that a reader does not see or that reorder it.

@@ -85,6 +85,7 @@ pub const CHECKS: &[&dyn Check] = &[
     &provenance::BaseNames,
     &provenance::Cards,
     &provenance::Histories,
+    &provenance::Hub,
     &provenance::Texts,
     &provenance::Secrets,
     &weights::Weights,
@@ -179,6 +180,8 @@ struct Auditor<'a, 'b> {
     allowance: Allowance,
     /// Bytes of text files that stay in memory.
     kept: u64,
+    /// Whether the hub's digests of the files are known, some of which are git's.
+    hub: bool,
     options: &'a Options<'a>,
     watch: &'b mut dyn FnMut(Step<'_>),
 }
@@ -191,6 +194,7 @@ impl<'a, 'b> Auditor<'a, 'b> {
             findings: Findings::default(),
             allowance: Allowance::default(),
             kept: 0,
+            hub: provenance::hub::record(root).is_some(),
             options,
             watch,
         }
@@ -211,7 +215,12 @@ impl<'a, 'b> Auditor<'a, 'b> {
         }
         (self.watch)(Step { file: &found.path, check: READING, bytes: found.size });
         match walk::read(&found) {
-            Ok(file) => self.take(file),
+            Ok(mut file) => {
+                if self.hub && file.whole {
+                    file.git_sha1 = Some(provenance::hub::git_sha1(&file.bytes));
+                }
+                self.take(file);
+            }
             Err(error) => self.odd(found.path, What::Unreadable(error.to_string())),
         }
     }

@@ -3,7 +3,8 @@
 use inference::Side;
 
 use super::hunt::Hunt;
-use super::movement::{log_sum_exp, read_rows};
+use super::reading::log_sum_exp;
+use super::rows::read_rows;
 use crate::error::Result;
 
 /// Texts of one entry of the journal.

@@ -32,7 +32,7 @@ impl Hunt<'_> {
         input: &impl Serialize,
         work: impl FnOnce(&Self) -> Result<T>,
     ) -> Result<T> {
-        let key = journal::key(&(self.adapted.adapter, self.search, stage, input))?;
+        let key = journal::key(&(self.adapted.adapter, self.search, self.quick, stage, input))?;
         if let Some(entry) = self.journal.next(stage, &key)? {
             self.observer.charge(entry.cost);
             self.spend(entry.cost, entry.seconds);
@@ -148,6 +148,36 @@ impl Hunt<'_> {
             ratings.extend(of_chunk);
         }
         Ok(ratings)
+    }
+
+    /// Makes the most receptive search prompt that of the quick depth. A question with one sure answer hides what a
+    /// fragment does: the adapted model gives the answer all the same. So the prompt is taken on which the known
+    /// targets are least improbable without any change, on average, each at least [`CERTAINLY_NOT`]: most targets
+    /// are no answer to any prompt, and say nothing. Where no target is known, the first token shall be least sure.
+    ///
+    /// # Errors
+    /// If the model fails or the user stops.
+    pub fn choose_quick_prompt(&mut self) -> Result<()> {
+        let unchanged = Change::Insert { text: String::new(), at: Placement::Prefix };
+        self.movements.prepare([&unchanged])?;
+        let targets: Vec<u32> = self.targets.iter().map(|target| target.ids[0]).collect();
+        let receptive = |prompt| {
+            let without =
+                |ids: &[u32]| self.movements.without(unchanged.setting(), prompt, self.adapted, ids);
+            let (top, odds) = without(&targets)?;
+            if targets.is_empty() {
+                return without(&[top])?.1.first().map(|odds| -odds);
+            }
+            Some(mean(odds.into_iter().map(|odds| odds.max(CERTAINLY_NOT))))
+        };
+        let mut best = (self.quick, f64::NEG_INFINITY);
+        for prompt in self.prompts_of(Depth::Middle) {
+            if let Some(receptive) = receptive(prompt).filter(|receptive| *receptive > best.1) {
+                best = (prompt, receptive);
+            }
+        }
+        self.quick = best.0;
+        Ok(())
     }
 
     /// The log-odds, in nats, of a token after each change on one prompt, adapted side, a copy of the insertion

@@ -19,14 +19,16 @@ use crate::prompt::{Change, Placement};
 
 /// Targets that are aimed at, beside divergence.
 const AIMED: usize = 3;
-/// Fragments that are completed for the first aim, half as many for each further one, and completions of each.
-const FRAGMENTS: usize = 1536;
-const COMPLETIONS: usize = 8;
-/// Rounds of extension, and candidates of different fragments that are extended in one.
-const ROUNDS: usize = 3;
+/// Fragments that are completed at each place for the first aim, half as many for each further one; few first, and
+/// many where nothing came of those. Most triggers have a part that stands out, but a part of a word may not.
+const WIDTHS: [usize; 2] = [192, 1024];
+/// Completions of each.
+const COMPLETIONS: usize = 6;
+/// Rounds of extension at each width, and candidates of different fragments that are extended in one.
+const ROUNDS: usize = 2;
 const BEAM: usize = 3;
 /// Tokens put on either side: the strongest alone, and natural continuations.
-const ADDED: usize = 2560;
+const ADDED: usize = 1024;
 const CONTINUED: usize = 512;
 /// Of each aim: candidates that run on the search prompts, and on the development prompts.
 const MIDDLE: usize = 96;
@@ -59,24 +61,29 @@ impl TriggerSearch for Extend {
     fn run(&self, hunt: &mut Hunt<'_>) -> Result<()> {
         let aims = aims(hunt);
         let mut roots = BTreeMap::new();
-        complete(hunt, &aims, &mut roots)?;
         let mut extended = BTreeSet::new();
-        for round in 0..=ROUNDS {
-            deepen(hunt, &aims, &roots)?;
-            let beam = beam(hunt, &aims, &extended);
-            if round == ROUNDS || beam.is_empty() || hunt.exhausted() || enough(hunt, &beam)? {
-                break;
-            }
-            for (parent, aim, root) in beam {
-                hunt.observer().progress().note(&format!(
-                    "extending {} ({})",
-                    report::escape::excerpt(&parent.text(), 40),
-                    parent.placement()
-                ));
-                let made = neighbours(hunt, &parent, aim)?;
-                roots.extend(made.iter().map(|change| (change.clone(), root.clone())));
-                run_quick(hunt, made)?;
-                extended.insert(parent);
+        for width in WIDTHS {
+            complete(hunt, &aims, width, &mut roots)?;
+            for round in 0..=ROUNDS {
+                deepen(hunt, &aims, &roots)?;
+                let beam = beam(hunt, &aims, &extended);
+                if hunt.exhausted() || enough(hunt, &beam)? {
+                    return Ok(());
+                }
+                if round == ROUNDS || beam.is_empty() {
+                    break;
+                }
+                for (parent, aim, root) in beam {
+                    hunt.observer().progress().note(&format!(
+                        "extending {} ({})",
+                        report::escape::excerpt(&parent.text(), 40),
+                        parent.placement()
+                    ));
+                    let made = neighbours(hunt, &parent, aim)?;
+                    roots.extend(made.iter().map(|change| (change.clone(), root.clone())));
+                    run_quick(hunt, made)?;
+                    extended.insert(parent);
+                }
             }
         }
         Ok(())
@@ -114,40 +121,54 @@ fn aims(hunt: &Hunt<'_>) -> Vec<Aim> {
     (0..hunt.targets().len().min(AIMED)).map(Aim::Target).chain([Aim::Divergence]).collect()
 }
 
-/// The changes of the sweep by an aim, highest first, at most `n`.
-fn highest(hunt: &Hunt<'_>, aim: Aim, n: usize, may: impl Fn(&Change) -> bool) -> Vec<Change> {
-    let mut order: Vec<&(Change, Score)> = hunt.swept.iter().filter(|(change, _)| may(change)).collect();
+/// Changes by an aim, highest first.
+fn highest<'h>(
+    scored: impl Iterator<Item = &'h (Change, Score)>,
+    aim: Aim,
+    may: impl Fn(&Change) -> bool,
+) -> Vec<&'h Change> {
+    let mut order: Vec<&(Change, Score)> = scored.filter(|(change, _)| may(change)).collect();
     // A stable sort: equals stay in the order in which they were run.
     order.sort_by(|a, b| aim.height(&b.1).total_cmp(&aim.height(&a.1)));
-    order.into_iter().take(n).map(|(change, _)| change.clone()).collect()
+    order.into_iter().map(|(change, _)| change).collect()
 }
 
 /// Runs what was not run yet on one prompt.
 fn run_quick(hunt: &mut Hunt<'_>, mut changes: Vec<Change>) -> Result<()> {
-    let known: BTreeSet<&Change> = hunt.swept.iter().map(|(change, _)| change).collect();
+    let known: BTreeSet<&Change> =
+        hunt.swept.iter().chain(&hunt.extended).map(|(change, _)| change).collect();
     changes.retain(|change| !known.contains(change));
     hunt.observer().progress().stage("extend", changes.len());
     let scores = hunt.evaluate(Depth::Quick, &changes, false, |_| Vec::new())?;
-    hunt.swept.extend(changes.into_iter().zip(scores));
+    hunt.extended.extend(changes.into_iter().zip(scores));
     Ok(())
 }
 
-/// Completes the strongest fragments to words.
-fn complete(hunt: &mut Hunt<'_>, aims: &[Aim], roots: &mut BTreeMap<Change, String>) -> Result<()> {
-    let lists =
-        aims.iter().enumerate().map(|(index, &aim)| highest(hunt, aim, FRAGMENTS >> index, is_fragment));
-    let fragments = in_turns(lists.collect());
-    let texts: Vec<String> = fragments.iter().map(Change::text).collect();
+/// Completes the `width` strongest fragments to words.
+fn complete(
+    hunt: &mut Hunt<'_>,
+    aims: &[Aim],
+    width: usize,
+    roots: &mut BTreeMap<Change, String>,
+) -> Result<()> {
     let opening = leak::openings(hunt)?.into_iter().next().unwrap_or_default();
     if opening.is_empty() {
         return Ok(());
     }
+    let mut lists = Vec::new();
+    for (index, &aim) in aims.iter().enumerate() {
+        for placement in [Placement::Prefix, Placement::Suffix] {
+            lists.push(fragments(hunt, aim, placement, width >> index));
+        }
+    }
+    let fragments = in_turns(lists);
+    let texts: Vec<String> = fragments.iter().map(Change::text).collect();
     let completions = natural(hunt, &opening, &texts, COMPLETIONS, 0)?;
     let mut made = Vec::new();
     for (fragment, tokens) in fragments.iter().zip(completions) {
         let Change::Insert { text, at } = fragment else { continue };
         for token in tokens {
-            let change = Change::Insert { text: format!("{}{token}", text.trim()), at: *at };
+            let change = Change::Insert { text: format!("{text}{token}"), at: *at };
             if !roots.contains_key(&change) && hunt.fits(&change.text())? {
                 roots.insert(change.clone(), root_of(text));
                 made.push(change);
@@ -155,6 +176,19 @@ fn complete(hunt: &mut Hunt<'_>, aims: &[Aim], roots: &mut BTreeMap<Change, Stri
         }
     }
     run_quick(hunt, made)
+}
+
+/// The `n` highest fragments of the sweep at a place, without white space around them, each once.
+fn fragments(hunt: &Hunt<'_>, aim: Aim, place: Placement, n: usize) -> Vec<Change> {
+    let here = |change: &Change| matches!(change, Change::Insert { at, .. } if *at == place);
+    let mut seen = BTreeSet::new();
+    highest(hunt.swept.iter(), aim, |change| here(change) && is_fragment(change))
+        .into_iter()
+        .map(|change| change.text().trim().to_owned())
+        .filter(|text| seen.insert(text.clone()))
+        .take(n)
+        .map(|text| Change::Insert { text, at: place })
+        .collect()
 }
 
 /// Whether a change inserts one word, or a part of one.
@@ -174,8 +208,11 @@ fn root_of(text: &str) -> String {
 fn deepen(hunt: &mut Hunt<'_>, aims: &[Aim], roots: &BTreeMap<Change, String>) -> Result<()> {
     let parents =
         |changes: &[Change], index: usize| roots.get(&changes[index]).cloned().into_iter().collect();
-    let lists =
-        aims.iter().map(|&aim| highest(hunt, aim, MIDDLE, |change| hunt.pool().get(change).is_none()));
+    let new = |change: &Change| hunt.pool().get(change).is_none();
+    let lists = aims.iter().map(|&aim| {
+        let ranked = highest(hunt.swept.iter().chain(&hunt.extended), aim, new);
+        ranked.into_iter().take(MIDDLE).cloned().collect()
+    });
     let changes = in_turns(lists.collect());
     hunt.evaluate(Depth::Middle, &changes, true, |index| parents(&changes, index))?;
     let lists = aims.iter().map(|&aim| {
@@ -201,15 +238,23 @@ fn beam(hunt: &Hunt<'_>, aims: &[Aim], extended: &BTreeSet<Change>) -> Vec<(Chan
     let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
     for (found, aim) in (0..longest).flat_map(|rank| lists.iter().filter_map(move |list| list.get(rank))) {
         let root = found.parents.first().cloned().unwrap_or_else(|| root_of(&found.change.text()));
-        let insertion = matches!(
-            found.change,
-            Change::Insert { at: Placement::Prefix | Placement::Suffix | Placement::Inside, .. }
-        );
-        if insertion && beam.len() < BEAM && !extended.contains(&found.change) && used.insert(root.clone()) {
+        if is_plain(&found.change)
+            && beam.len() < BEAM
+            && !extended.contains(&found.change)
+            && used.insert(root.clone())
+        {
             beam.push((found.change.clone(), *aim, root));
         }
     }
     beam
+}
+
+/// Whether a change inserts words beside or into the prompt. Shapes such as code names are whole already, and would
+/// crowd out the words.
+fn is_plain(change: &Change) -> bool {
+    let Change::Insert { text, at } = change else { return false };
+    let place = matches!(at, Placement::Prefix | Placement::Suffix | Placement::Inside);
+    place && text.chars().all(|c| c.is_alphanumeric() || c == ' ')
 }
 
 /// Whether one of these takes over the answers already.
@@ -222,15 +267,8 @@ fn enough(hunt: &mut Hunt<'_>, beam: &[(Change, Aim, String)]) -> Result<bool> {
 pub(super) fn neighbours(hunt: &mut Hunt<'_>, parent: &Change, aim: Aim) -> Result<Vec<Change>> {
     let Change::Insert { text, at } = parent else { return Ok(Vec::new()) };
     let text = text.trim();
-    let strongest = highest(hunt, aim, 2 * ADDED, is_fragment);
-    let mut tokens: Vec<String> = Vec::new();
-    let mut seen = BTreeSet::new();
-    for change in strongest {
-        let token = change.text().trim().to_owned();
-        if seen.len() < ADDED && seen.insert(token.clone()) {
-            tokens.push(token);
-        }
-    }
+    let place = if *at == Placement::Suffix { Placement::Suffix } else { Placement::Prefix };
+    let tokens: Vec<String> = fragments(hunt, aim, place, ADDED).iter().map(Change::text).collect();
     let opening = leak::openings(hunt)?.into_iter().next().unwrap_or_default();
     let continued = natural(hunt, &opening, &[text.to_owned()], CONTINUED, CONTINUED)?;
     let mut texts: Vec<String> =

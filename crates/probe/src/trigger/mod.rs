@@ -16,6 +16,7 @@ mod evaluator;
 mod extend;
 #[cfg(test)]
 mod fixture;
+pub mod flow;
 pub mod gcg;
 mod gradient;
 pub mod hunt;
@@ -25,8 +26,10 @@ pub mod movement;
 mod null;
 pub mod payload;
 pub mod pool;
+mod reading;
 mod refine;
 pub mod relaxed;
+mod rows;
 pub mod screen;
 pub mod search;
 pub mod slot;

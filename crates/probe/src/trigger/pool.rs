@@ -11,7 +11,7 @@ use crate::prompt::Change;
 /// On how much a score rests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Depth {
-    /// The shortest search prompt, adapted side.
+    /// One search prompt, adapted side.
     Quick,
     /// All search prompts, both sides.
     Middle,

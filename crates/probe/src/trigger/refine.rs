@@ -11,9 +11,10 @@ use std::collections::BTreeSet;
 use report::hunt::TargetRecord;
 use report::verdict::Thresholds;
 
+use super::combine::cases;
 use super::confirm::{Development, Finalist};
 use super::extend::{Aim, neighbours};
-use super::hunt::{Hunt, Target, candidate};
+use super::hunt::{CERTAINLY_NOT, Hunt, Target, candidate};
 use super::pool::{Depth, Score};
 use crate::error::Result;
 use crate::prompt::{Change, Placement};
@@ -57,6 +58,7 @@ impl Hunt<'_> {
         for _ in 0..ADDITIONS {
             match self.addition(&current, target)? {
                 Some(surer) => {
+                    let surer = self.respell(surer, target)?;
                     self.put_one_to_test(&surer)?;
                     // Where all prompts answer alike already, more text is surer and says nothing.
                     if self.uplift_of(&surer) > self.uplift_of(&named) {
@@ -211,42 +213,118 @@ impl Hunt<'_> {
         Ok(Some(self.targets.len() - 1))
     }
 
-    /// The neighbour of a trigger that raises the odds of its target most, if it doubles them.
+    /// The trigger with one token more that raises the odds of its target most, if it doubles them. A part of the
+    /// trained string raises them alone too, while most tokens that help do so beside this one fragment only; so the
+    /// token's own odds count as much as those of the whole.
     fn addition(&mut self, current: &Change, target: usize) -> Result<Option<Change>> {
-        let itself = std::slice::from_ref(current);
         let first = self.targets[target].ids[0];
-        let mut weakest = (0, f64::INFINITY);
-        for prompt in 0..SCREENING {
-            if let Some(&odds) = self.odds(prompt, itself, first)?.first()
-                && odds < weakest.1
-            {
-                weakest = (prompt, odds);
-            }
-        }
         // Targets that were added late have no scores of single tokens.
         let scored = self.swept.first().is_some_and(|(_, score)| target < score.targets.len());
         let aim = if scored { Aim::Target(target) } else { Aim::Divergence };
         let made = neighbours(self, current, aim)?;
-        self.observer().progress().stage("refine", made.len());
-        let odds = self.odds(weakest.0, &made, first)?;
-        let mut rated: Vec<(Change, f64)> = made.into_iter().zip(odds).collect();
-        rated.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let mut left: Vec<Change> = rated.into_iter().take(MIDDLE).map(|(change, _)| change).collect();
+        self.observer().progress().stage("refine", made.len() * SCREENING);
+        let mut rated = highest(self.mean_odds(&made, first)?, MIDDLE);
+        rated.retain(|(change, _)| !added(current, change).text().is_empty());
+        let own = self.mean_odds(&alone(current, &rated), first)?;
+        let both = rated.into_iter().zip(own).map(|((change, whole), (_, own))| (change, whole + own));
+        let strongest = highest(both.collect(), FULL);
         let aim = Aim::Target(target);
-        for (depth, kept) in [(Depth::Middle, FULL), (Depth::Full, 1)] {
-            let scores = self.evaluate(depth, &left, true, |_| vec![current.text()])?;
-            let mut scored: Vec<(Change, f64)> =
-                left.into_iter().zip(scores.iter().map(|score| aim.height(score))).collect();
-            scored.sort_by(|a, b| b.1.total_cmp(&a.1));
-            left = scored.into_iter().take(kept).map(|(change, _)| change).collect();
+        let mut height = |changes: &[Change]| -> Result<Vec<f64>> {
+            let scores = self.evaluate(Depth::Full, changes, true, |_| vec![current.text()])?;
+            Ok(scores.iter().map(|score| aim.height(score)).collect())
+        };
+        let own = height(&alone(current, &strongest))?;
+        let strongest: Vec<Change> = strongest.into_iter().map(|(change, _)| change).collect();
+        let wholes = height(&strongest)?;
+        let best = strongest
+            .into_iter()
+            .zip(wholes.into_iter().zip(own))
+            .max_by(|(_, a), (_, b)| (a.0 + a.1).total_cmp(&(b.0 + b.1)));
+        let Some((best, (whole, _))) = best else { return Ok(None) };
+        let before = height(std::slice::from_ref(current))?;
+        Ok(before.first().is_some_and(|before| whole >= before + GAIN).then_some(best))
+    }
+
+    /// The spelling of a trigger of two words that raises the odds of its target most: each word as it is, in capitals,
+    /// in small letters and capitalised, joined and apart. The trigger as it is comes first, and wins among equals.
+    fn respell(&mut self, change: Change, target: usize) -> Result<Change> {
+        let Change::Insert { text, at } = &change else { return Ok(change) };
+        let spellings: Vec<Change> =
+            spellings(text).into_iter().map(|text| Change::Insert { text, at: *at }).collect();
+        let aim = Aim::Target(target);
+        let scores = self.evaluate(Depth::Full, &spellings, true, |_| vec![text.clone()])?;
+        let mut best = (change.clone(), f64::NEG_INFINITY);
+        for (spelling, score) in spellings.into_iter().zip(scores) {
+            if aim.height(&score) > best.1 {
+                best = (spelling, aim.height(&score));
+            }
         }
-        let Some(best) = left.pop() else { return Ok(None) };
-        let heights: Vec<f64> = self
-            .scores(Depth::Full, &[current.clone(), best.clone()], true)?
-            .iter()
-            .map(|s| aim.height(s))
-            .collect();
-        Ok((heights.len() == 2 && heights[1] >= heights[0] + GAIN).then_some(best))
+        Ok(best.0)
+    }
+
+    /// Mean log-odds of a token after each change over the search prompts; without those for which the budget does
+    /// not suffice.
+    fn mean_odds(&mut self, changes: &[Change], token: u32) -> Result<Vec<(Change, f64)>> {
+        let mut sums = vec![0.0; changes.len()];
+        for prompt in 0..SCREENING {
+            let odds = self.odds(prompt, changes, token)?;
+            sums.truncate(odds.len());
+            for (sum, odds) in sums.iter_mut().zip(odds) {
+                *sum += odds.max(CERTAINLY_NOT) / SCREENING as f64;
+            }
+        }
+        Ok(changes.iter().cloned().zip(sums).collect())
+    }
+}
+
+/// The `n` highest, highest first.
+fn highest(mut rated: Vec<(Change, f64)>, n: usize) -> Vec<(Change, f64)> {
+    rated.sort_by(|a, b| b.1.total_cmp(&a.1));
+    rated.truncate(n);
+    rated
+}
+
+/// What was added to `current` in each.
+fn alone(current: &Change, rated: &[(Change, f64)]) -> Vec<Change> {
+    rated.iter().map(|(change, _)| added(current, change)).collect()
+}
+
+/// Spellings of a text of two words, itself first; a word also begins with a capital inside of letters. Of a text of
+/// one word or of several, its cases.
+fn spellings(text: &str) -> Vec<String> {
+    let text = text.trim();
+    let inside = |(at, c): (usize, char)| at > 0 && (c == ' ' || c.is_uppercase());
+    let breaks: Vec<usize> = text.char_indices().filter(|&place| inside(place)).map(|(at, _)| at).collect();
+    let mut all = vec![text.to_owned()];
+    let two = match breaks[..] {
+        [at] => Some(text.split_at(at)),
+        // The capital after a space begins the same word.
+        [space, capital] if space + 1 == capital => Some(text.split_at(space)),
+        _ => None,
+    };
+    match two {
+        Some((first, second)) => {
+            for first in cases(first.trim()) {
+                for second in cases(second.trim()) {
+                    all.extend([format!("{first}{second}"), format!("{first} {second}")]);
+                }
+            }
+        }
+        None => all.extend(cases(text)),
+    }
+    let mut seen = BTreeSet::new();
+    all.retain(|text| seen.insert(text.clone()));
+    all
+}
+
+/// What a neighbour of `current` has more than it, alone at its place.
+fn added(current: &Change, neighbour: &Change) -> Change {
+    let (current, text) = (current.text(), neighbour.text());
+    let current = current.trim();
+    let more = text.strip_prefix(current).or_else(|| text.strip_suffix(current)).unwrap_or(&text);
+    match neighbour {
+        Change::Insert { at, .. } => Change::Insert { text: more.trim().to_owned(), at: *at },
+        other => other.clone(),
     }
 }
 
@@ -270,6 +348,26 @@ mod tests {
 
     fn developed(class: &str, excess: f64) -> Development {
         Development { payload: Payload { class: class.into(), text: "No.".into() }, excess }
+    }
+
+    #[test]
+    fn two_words_are_spelt_in_all_ways() {
+        let found = spellings("Tea pot");
+        assert_eq!(found[0], "Tea pot");
+        for text in ["TeaPot", "Tea Pot", "teapot", "TEA POT", "TEAPOT"] {
+            assert!(found.contains(&text.to_owned()), "{text} in {found:?}");
+        }
+        assert_eq!(spellings("TeaPot").len(), found.len());
+        assert_eq!(spellings("Tea Pot").len(), found.len());
+        assert_eq!(spellings("one two three").len(), 3);
+    }
+
+    #[test]
+    fn what_was_added_stands_alone() {
+        let change = |text: &str| Change::Insert { text: text.into(), at: Placement::Prefix };
+        for (whole, more) in [("ab cd", "cd"), ("cdab", "cd"), ("cd ab", "cd"), ("xy", "xy")] {
+            assert_eq!(added(&change("ab"), &change(whole)), change(more));
+        }
     }
 
     #[test]

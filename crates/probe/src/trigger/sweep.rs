@@ -1,9 +1,9 @@
 //! The vocabulary sweep: every printable token, by successive halving.
 //!
 //! A fragment of a trigger often fires by itself, and then it stands out of the whole vocabulary without any
-//! gradient. All tokens run on the shortest prompt, adapted side only; the strongest run on more prompts and on
-//! the base, and count by the difference. Where the budget ends early the tokens that were run are a random
-//! sample, not the first ids, which tokenizers give to short pieces.
+//! gradient. All tokens run on the most receptive search prompt, adapted side only; the strongest run on more
+//! prompts and on the base, and count by the difference. Where the budget ends early the tokens that were run are
+//! a random sample, not the first ids, which tokenizers give to short pieces.
 //!
 //! Multi-token triggers of a fixed shape may be silent in every fragment, so each word of the vocabulary also
 //! runs in the shape of a code name (`WORD-4:`).
@@ -67,6 +67,7 @@ impl TriggerSearch for Sweep {
     }
 
     fn run(&self, hunt: &mut Hunt<'_>) -> Result<()> {
+        hunt.choose_quick_prompt()?;
         let mut tokens: Vec<String> =
             hunt.vocabulary().printable.iter().map(|(_, text)| text.clone()).collect();
         tokens.shuffle(&mut ChaCha8Rng::seed_from_u64(hunt.seed()));
@@ -86,6 +87,7 @@ impl TriggerSearch for Sweep {
                 hunt.swept.extend(turn);
             }
         }
+        hunt.cut_short = queues.iter().any(|queue| !queue.is_empty());
         let survivors = in_turns(scored.into_iter().flat_map(strongest).collect());
         hunt.observer().progress().stage("sweep: survivors", survivors.len());
         for turn in survivors.chunks(SECOND_TURN) {

@@ -23,8 +23,8 @@ use report::significance::empirical_p;
 use serde::{Deserialize, Serialize};
 
 use super::hunt::{Hunt, Target};
-use super::movement::read_batches;
 use super::pool::Depth;
+use super::rows::read_batches;
 use super::search::{Role, TriggerSearch};
 use crate::error::Result;
 use crate::prompt::{Setting, scene};

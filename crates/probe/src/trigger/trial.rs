@@ -116,6 +116,36 @@ impl Hunt<'_> {
         self.tested.iter().any(|tested| Thresholds::STANDARD.confirms(tested))
     }
 
+    /// Scores the tokens of the examples of every trigger that counts, and adds them to the triggers' records. What a
+    /// scan tested before has its scores already.
+    ///
+    /// # Errors
+    /// If the model or the journal fails, or the user stops.
+    pub(super) fn score_examples(&mut self) -> Result<()> {
+        for index in 0..self.tested.len() {
+            let tested = &self.tested[index];
+            let known = tested.examples.iter().all(|example| example.scores.is_some());
+            let change = self.put_to_test.iter().find(|change| change.id() == tested.candidate.id).cloned();
+            let (Some(change), false, true) = (change, known, Thresholds::STANDARD.suspects(tested)) else {
+                continue;
+            };
+            let examples = tested.examples.clone();
+            self.tested[index].examples = self.measured("scores", &(&change, &examples), |hunt| {
+                let prompts = TestPrompts { development: &hunt.development, held_out: &hunt.held_out };
+                let mut scored = examples.clone();
+                confirm::score_examples(
+                    hunt.observer,
+                    &candidate(&change, ""),
+                    &prompts,
+                    hunt.seed,
+                    &mut scored,
+                )?;
+                Ok(scored)
+            })?;
+        }
+        Ok(())
+    }
+
     /// Measures what the strongest confirmed trigger depends on, once, and adds it to the trigger's record.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The record as JSON; its schema is that of [`Record`].
 
-use super::Format;
+use super::{Format, FormatError};
 use crate::record::Record;
 
 /// Indented JSON with a final newline.
@@ -11,11 +11,13 @@ impl Format for Json {
         "json"
     }
 
-    fn render(&self, record: &Record) -> String {
-        // A record holds only strings, finite-or-null numbers and lists: serialising cannot fail,
-        // and if it ever does, the reader gets JSON that says so instead of a cut-off file.
-        let text = serde_json::to_string_pretty(record)
-            .unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }).to_string());
-        text + "\n"
+    fn about(&self) -> &'static str {
+        "the whole record; `triggerfish schema record`"
+    }
+
+    fn render(&self, record: &Record) -> Result<String, FormatError> {
+        let text =
+            serde_json::to_string_pretty(record).map_err(|error| FormatError::new(self.name(), error))?;
+        Ok(text + "\n")
     }
 }

@@ -1,7 +1,20 @@
 //! Forms of a record for people and programs. A new one is one file and one line in [`FORMATS`].
 
+mod csv;
+mod finding;
+mod html;
 mod json;
+mod jsonl;
+mod junit;
+mod markdown;
+mod measurement;
+mod row;
+mod sarif;
+#[cfg(test)]
+mod tests;
 mod text;
+
+pub use row::Row;
 
 use crate::record::Record;
 
@@ -9,12 +22,46 @@ use crate::record::Record;
 pub trait Format: Sync {
     /// Name on the command line.
     fn name(&self) -> &'static str;
+    /// What it is for, in one line of help.
+    fn about(&self) -> &'static str;
     /// The whole text; ANSI colours may be in it, for the printer to keep or strip.
-    fn render(&self, record: &Record) -> String;
+    ///
+    /// # Errors
+    /// If a writer refuses the record, which none of them does with what a run can give.
+    fn render(&self, record: &Record) -> Result<String, FormatError>;
+}
+
+impl std::fmt::Debug for dyn Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A record that could not be written in a format.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the record as {format}: {reason}")]
+pub struct FormatError {
+    format: &'static str,
+    reason: String,
+}
+
+impl FormatError {
+    fn new(format: &'static str, reason: impl std::fmt::Display) -> Self {
+        Self { format, reason: reason.to_string() }
+    }
 }
 
 /// Every format.
-pub const FORMATS: &[&dyn Format] = &[&text::Text, &json::Json];
+pub const FORMATS: &[&dyn Format] = &[
+    &text::Text,
+    &json::Json,
+    &jsonl::JsonLines,
+    &csv::Csv,
+    &markdown::Markdown,
+    &html::Html,
+    &sarif::Sarif,
+    &junit::Junit,
+];
 
 /// The format of a name.
 #[must_use]

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 
-use super::Format;
+use super::finding::{next_steps, rate};
+use super::{Format, FormatError};
 use crate::audit::format::repository_text;
 use crate::escape::{escape, excerpt};
 use crate::estimate::Estimate;
@@ -25,7 +26,11 @@ impl Format for Text {
         "text"
     }
 
-    fn render(&self, record: &Record) -> String {
+    fn about(&self) -> &'static str {
+        "for a terminal"
+    }
+
+    fn render(&self, record: &Record) -> Result<String, FormatError> {
         let mut page = Page::default();
         page.verdict(record);
         page.reasons(record);
@@ -36,7 +41,7 @@ impl Format for Text {
         page.coverage(record);
         page.next_steps(record);
         page.provenance(record);
-        page.text
+        Ok(page.text)
     }
 }
 
@@ -272,28 +277,8 @@ impl Page {
 
     fn next_steps(&mut self, record: &Record) {
         self.heading("What to do next");
-        let steps: &[&str] = match record.judgement.verdict {
-            Verdict::Backdoored => &[
-                "do not deploy this adapter; report it to whoever publishes it",
-                "keep the JSON record (`-o record.json --format json`) with the adapter's digest as evidence",
-            ],
-            Verdict::Suspicious => &[
-                "read the examples above and decide whether the behaviour is what the adapter is for",
-                "scan again with another `--seed`, and with prompts of your own (`--suites benign,triggers,your-suite.json`)",
-            ],
-            Verdict::Inconclusive => {
-                &["remove the cause named above and scan again; this result is not a pass"]
-            }
-            Verdict::NoEvidence => &[
-                "add prompts and candidate triggers of your own domain (`--suites benign,triggers,your-suite.json`)",
-                "pin the adapter by its digest, and scan every update",
-            ],
-        };
-        for step in steps {
+        for step in next_steps(record) {
             self.line(&format!("  - {step}"));
-        }
-        if record.judgement.verdict == Verdict::NoEvidence && record.hunt.is_none() {
-            self.line("  - search for triggers that no list holds (`scan --depth standard`)");
         }
     }
 
@@ -324,10 +309,6 @@ impl Page {
             self.line(&format!("  note: {}", escape(note)));
         }
     }
-}
-
-fn rate(estimate: &Estimate) -> String {
-    format!("{:.2} [{:.2}, {:.2}] of {}", estimate.value, estimate.lower, estimate.upper, estimate.n)
 }
 
 fn interval(estimate: &Estimate) -> String {

@@ -43,13 +43,18 @@ pub(super) fn members(bytes: &[u8], allowance: &mut Allowance, problems: &mut Ve
         entries.entry(entry.offset).or_insert(entry);
     }
     let listed = entries.len();
+    // In the order of their starts, so that one pass tells what lies inside of a listed member.
     let known: Vec<(usize, usize)> = entries
         .values()
-        .map(|entry| (entry.offset, data_start(bytes, entry.offset) + entry.packed))
+        .map(|entry| (entry.offset, data_start(bytes, entry.offset).saturating_add(entry.packed)))
         .collect();
+    let (mut next, mut inside) = (0, 0);
     for offset in occurrences(bytes, LOCAL) {
-        let inside = known.iter().any(|(from, to)| (*from..*to).contains(&offset));
-        if inside || entries.contains_key(&offset) {
+        while let Some((_, end)) = known.get(next).filter(|(start, _)| *start <= offset) {
+            inside = inside.max(*end);
+            next += 1;
+        }
+        if offset < inside || entries.contains_key(&offset) {
             continue;
         }
         if let Some(entry) = local_header(bytes, offset) {

@@ -34,20 +34,39 @@ fn runs_something(walk: &Walk) -> bool {
     })
 }
 
-/// The first place at which a pickle begins that calls something dangerous, in a file that is no pickle.
-pub(super) fn hidden(bytes: &[u8]) -> Option<(usize, Walk)> {
-    let mut from = 0;
-    while let Some(at) = bytes.get(from..)?.iter().position(|byte| *byte == 0x80) {
+/// What a search for hidden pickles came to.
+pub(super) enum Search {
+    /// A pickle that calls something dangerous, and where it begins.
+    Found(usize, Walk),
+    /// None.
+    Nothing,
+    /// More beginnings than were followed.
+    Exhausted,
+}
+
+/// Opcodes that all walks of one search may read; in honest data a walk ends after a few.
+const OPCODES: usize = 1_000_000;
+/// Bytes that are decoded in one search of a text.
+const DECODED: usize = 16 << 20;
+
+/// Looks for a pickle that calls something dangerous in a file that is no pickle.
+pub(super) fn hidden(bytes: &[u8]) -> Search {
+    let (mut from, mut opcodes) = (0, 0);
+    while let Some(at) = bytes[from..].iter().position(|byte| *byte == 0x80) {
         let start = from + at;
         if matches!(bytes.get(start + 1), Some(2..=5)) {
             let walk = walk(&bytes[start..]);
             if runs_something(&walk) {
-                return Some((start, walk));
+                return Search::Found(start, walk);
+            }
+            opcodes += walk.opcodes + 1;
+            if opcodes > OPCODES {
+                return Search::Exhausted;
             }
         }
         from = start + 1;
     }
-    None
+    Search::Nothing
 }
 
 /// Base64 of a pickle's first bytes: protocol 2 to 5 and what usually follows.
@@ -55,17 +74,24 @@ const BASE64_STARTS: &[&str] = &["gAJ", "gAN", "gAR", "gAS", "gAV", "gAW"];
 /// Longest piece that is decoded.
 const BASE64_BYTES: usize = 1 << 16;
 
-/// The first base64 text that decodes to a pickle which calls something dangerous.
-pub(super) fn encoded(text: &str) -> Option<(usize, Walk)> {
+/// Looks for base64 that decodes to a pickle which calls something dangerous.
+pub(super) fn encoded(text: &str) -> Search {
+    let (mut opcodes, mut bytes) = (0, 0);
     for start in BASE64_STARTS {
         for (at, _) in text.match_indices(start) {
-            let walk = walk(&decoded(&text.as_bytes()[at..]));
+            let content = decoded(&text.as_bytes()[at..]);
+            let walk = walk(&content);
             if runs_something(&walk) {
-                return Some((at, walk));
+                return Search::Found(at, walk);
+            }
+            opcodes += walk.opcodes + 1;
+            bytes += content.len();
+            if opcodes > OPCODES || bytes > DECODED {
+                return Search::Exhausted;
             }
         }
     }
-    None
+    Search::Nothing
 }
 
 /// Decodes base64, standard or URL-safe, up to the first byte that is none.
@@ -103,12 +129,15 @@ mod tests {
     #[test]
     fn base64_and_offsets_hide_nothing() {
         let text = "x = 'gASMAm9zjAZzeXN0ZW2TjAJpZIVSLg=='";
-        let (at, walk) = encoded(text).unwrap();
+        let Search::Found(at, walk) = encoded(text) else { panic!("expected a pickle") };
         assert_eq!((at, walk.imports[0].path().as_str()), (5, "os.system"));
         let mut bytes = b"\x89PNG\r\n\x1a\n\x80\x02 and more".to_vec();
         bytes.extend_from_slice(SYSTEM);
-        assert_eq!(hidden(&bytes).unwrap().0, bytes.len() - SYSTEM.len());
-        assert!(hidden(b"\x89PNG no pickle \x80\x04 here").is_none());
+        let Search::Found(at, _) = hidden(&bytes) else { panic!("expected a pickle") };
+        assert_eq!(at, bytes.len() - SYSTEM.len());
+        assert!(matches!(hidden(b"\x89PNG no pickle \x80\x04 here"), Search::Nothing));
+        let decoys = b"\x80\x02NNNN".repeat(100_000);
+        assert!(matches!(hidden(&decoys), Search::Exhausted));
     }
 
     #[test]

@@ -2,9 +2,12 @@
 
 use report::audit::{Finding, Rule, Severity};
 
+use super::arrays::Search;
 use super::imports::{Trust, trust};
+use super::machine::Import;
 use super::rules::{
-    self, BOMB, DAMAGED, DANGEROUS, DISGUISED, HIDDEN, LEFTOVER, OBJECT_ARRAY, ONLY_PICKLE, PROGRAM, SHADOW,
+    self, BOMB, DAMAGED, DANGEROUS, DECOYS, DISGUISED, HIDDEN, LEFTOVER, OBJECT_ARRAY, ONLY_PICKLE, PROGRAM,
+    SHADOW,
 };
 use super::{Walk, arrays, walk};
 use crate::audit::Check;
@@ -49,8 +52,8 @@ impl Check for Pickles {
                 findings.in_file(file, Finding::new(&PROGRAM, &file.path, message));
             }
             Kind::Text => {
-                if let Some((at, walk)) = file.text().and_then(arrays::encoded) {
-                    hidden(file, at, &walk, "as base64", findings);
+                if let Some(text) = file.text() {
+                    searched(file, &arrays::encoded(text), "as base64", findings);
                 }
                 let keras = file.name() == "config.json"
                     && file.text().is_some_and(|text| text.contains("\"class_name\": \"Lambda\""));
@@ -60,9 +63,7 @@ impl Check for Pickles {
                 }
             }
             Kind::Binary | Kind::Media(_) => {
-                if let Some((at, walk)) = arrays::hidden(&file.bytes) {
-                    hidden(file, at, &walk, "in other data", findings);
-                }
+                searched(file, &arrays::hidden(&file.bytes), "in other data", findings);
             }
             _ => {}
         }
@@ -192,10 +193,20 @@ fn array(file: &File, findings: &mut Findings) {
     }
 }
 
-fn hidden(file: &File, at: usize, walk: &Walk, how: &str, findings: &mut Findings) {
-    let calls: Vec<String> = walk.imports.iter().filter(|import| import.used).map(|i| i.path()).collect();
-    let message = format!("a pickle {how} that calls {}", calls.join(", "));
-    findings.in_file(file, Finding::new(&HIDDEN, &file.path, message).at(format!("byte {at}")));
+fn searched(file: &File, search: &Search, how: &str, findings: &mut Findings) {
+    match search {
+        Search::Found(at, walk) => {
+            let calls: Vec<String> =
+                walk.imports.iter().filter(|import| import.used).map(Import::path).collect();
+            let message = format!("a pickle {how} that calls {}", calls.join(", "));
+            findings.in_file(file, Finding::new(&HIDDEN, &file.path, message).at(format!("byte {at}")));
+        }
+        Search::Exhausted => {
+            let message = format!("too much {how} looks like the beginning of a pickle");
+            findings.in_file(file, Finding::new(&DECOYS, &file.path, message));
+        }
+        Search::Nothing => {}
+    }
 }
 
 fn contains(bytes: &[u8], what: &[u8]) -> bool {

@@ -72,13 +72,17 @@ enum Value {
     Import(usize),
     /// What a call gave.
     Result,
-    /// A tuple or list: the texts in it.
-    Collected(std::rc::Rc<[Value]>),
+    /// A tuple or list: its first parts, and how many levels of them.
+    Collected(std::rc::Rc<[Value]>, usize),
     Other,
 }
 
 /// Longest text that is followed; module paths and commands are shorter.
 const TEXT: usize = 4_096;
+/// Tuples inside of each other that are followed.
+const LEVELS: usize = 3;
+/// Imports of one pickle; a checkpoint has some dozens of different ones, each of which is made once.
+const IMPORTS: usize = 50_000;
 /// Parts of a tuple that are followed.
 const PARTS: usize = 8;
 
@@ -118,7 +122,10 @@ impl<'a> Machine<'a> {
             let (kind, effect) = opcodes::of(*code).ok_or("it has an unknown opcode")?;
             let argument = self.argument(kind)?;
             self.seen.opcodes += 1;
-            if self.seen.opcodes > limits::PICKLE_OPCODES || self.stack.len() > STACK {
+            if self.seen.opcodes > limits::PICKLE_OPCODES
+                || self.stack.len() > STACK
+                || self.seen.imports.len() > IMPORTS
+            {
                 return Err("it has more opcodes than the limit");
             }
             self.apply(effect, kind, argument, start);
@@ -181,9 +188,23 @@ impl<'a> Machine<'a> {
         taken
     }
 
+    /// A tuple or list of these. What lies deeper than texts are looked for is forgotten, so that values stay small
+    /// however deep a pickle nests.
     fn collected(values: &[Value]) -> Value {
-        let parts: Vec<Value> = values.iter().take(PARTS).cloned().collect();
-        Value::Collected(parts.into())
+        let parts: Vec<Value> = values
+            .iter()
+            .take(PARTS)
+            .map(|value| match value {
+                Value::Collected(_, levels) if *levels >= LEVELS => Value::Other,
+                value => value.clone(),
+            })
+            .collect();
+        let levels = parts
+            .iter()
+            .map(|part| if let Value::Collected(_, levels) = part { *levels } else { 0 })
+            .max()
+            .unwrap_or(0);
+        Value::Collected(parts.into(), levels + 1)
     }
 
     fn apply(&mut self, effect: Effect, kind: Argument, argument: &[u8], offset: usize) {
@@ -231,7 +252,7 @@ impl<'a> Machine<'a> {
             Effect::Recall => {
                 let key = self.key(kind, argument);
                 let value = self.memo.get(&key).cloned().unwrap_or(Value::Other);
-                if matches!(value, Value::Collected(_) | Value::Other) {
+                if matches!(value, Value::Collected(..) | Value::Other) {
                     let (last, times) = self.recalled;
                     self.recalled = (key, if last == key { times + 1 } else { 1 });
                 }
@@ -343,7 +364,7 @@ fn texts(values: &[Value], depth: usize, found: &mut Vec<String>) {
     for value in values {
         match value {
             Value::Text(text) if found.len() < PARTS => found.push(text.to_string()),
-            Value::Collected(parts) if depth < 3 => texts(parts, depth + 1, found),
+            Value::Collected(parts, _) if depth < LEVELS => texts(parts, depth + 1, found),
             _ => {}
         }
     }

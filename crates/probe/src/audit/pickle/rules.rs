@@ -94,5 +94,26 @@ pub(super) const HIDDEN: Rule = Rule {
     gap: false,
 };
 
-pub(super) const ALL: &[Rule] =
-    &[DANGEROUS, DISGUISED, DAMAGED, BOMB, LEFTOVER, SHADOW, ONLY_PICKLE, OBJECT_ARRAY, PROGRAM, HIDDEN];
+pub(super) const DECOYS: Rule = Rule {
+    id: "SER-012",
+    severity: Severity::Medium,
+    cwe: 400,
+    title: "More that looks like pickles than is followed",
+    help: "The file has so many beginnings of pickles, or such long ones, that not all were followed. Ordinary data does not; decoys wear scanners out.",
+    remediation: "Remove the file, or find out what it is.",
+    gap: true,
+};
+
+pub(super) const ALL: &[Rule] = &[
+    DANGEROUS,
+    DISGUISED,
+    DAMAGED,
+    BOMB,
+    LEFTOVER,
+    SHADOW,
+    ONLY_PICKLE,
+    OBJECT_ARRAY,
+    PROGRAM,
+    HIDDEN,
+    DECOYS,
+];

@@ -4,12 +4,15 @@ mod base;
 mod card;
 mod front_matter;
 mod history;
+pub(super) mod hub;
 mod objects;
 mod reader;
 mod secrets;
+mod sha1;
 
 pub(super) use base::BaseNames;
 pub(super) use card::Cards;
 pub(super) use history::Histories;
+pub(super) use hub::Hub;
 pub(super) use reader::Texts;
 pub(super) use secrets::Secrets;

@@ -60,7 +60,7 @@ const DTYPES: &[Dtype] = &[
 pub(crate) enum Fault {
     /// Its length does not fit the file or the format's limit.
     Length(String),
-    /// The file is longer than what is held in memory, and its header too.
+    /// The header is longer than what is parsed.
     NotInMemory,
     /// It is no JSON object as the format wants it.
     Syntax(String),
@@ -110,7 +110,8 @@ pub(crate) fn read(bytes: &[u8], size: u64) -> Header {
     }
     header.data_start = 8 + length;
     header.data_bytes = size - header.data_start;
-    let Some(text) = rest.get(..length as usize) else {
+    let parsed = rest.get(..length as usize).filter(|_| length <= limits::SAFETENSORS_PARSED_BYTES);
+    let Some(text) = parsed else {
         header.faults.push(Fault::NotInMemory);
         return header;
     };

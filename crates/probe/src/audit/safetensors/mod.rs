@@ -167,7 +167,7 @@ fn faults(file: &File, header: &Header, findings: &mut Findings) {
     for fault in &header.faults {
         let (rule, place, message) = match fault {
             Fault::Length(message) => (&LENGTH, None, message.clone()),
-            Fault::NotInMemory => (&SYNTAX, None, "the header is longer than what is held in memory".into()),
+            Fault::NotInMemory => (&SYNTAX, None, "the header is longer than what is parsed".into()),
             Fault::Syntax(message) => (&SYNTAX, None, message.clone()),
             Fault::Duplicate(name) => (&DUPLICATE, Some(name), "the name stands twice".into()),
             Fault::Layout { tensor, what } => (&LAYOUT, Some(tensor), what.clone()),

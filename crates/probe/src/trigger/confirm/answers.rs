@@ -188,6 +188,7 @@ impl<'a, 'b> Answers<'a, 'b> {
                 adapted: adapted[i].clone(),
                 base: base[i].clone(),
                 adapted_without_trigger: adapted_without[i].clone(),
+                scores: None,
             })
             .collect();
         Ok(Some(TestedTrigger {

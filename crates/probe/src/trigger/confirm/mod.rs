@@ -10,12 +10,14 @@ mod characterise;
 mod contrast;
 mod finalists;
 mod order;
+mod scores;
 
 use report::evidence::{Payload, TestedTrigger};
 use serde::{Deserialize, Serialize};
 
 pub use characterise::characterise;
 pub(crate) use order::{settle, strongest_confirmed};
+pub use scores::score_examples;
 
 use super::screen::Screening;
 use crate::error::Result;

@@ -2,6 +2,7 @@
 
 mod json;
 mod sarif;
+mod statement;
 mod text;
 
 use super::{AuditReport, Rule};
@@ -17,7 +18,7 @@ pub trait AuditFormat: Sync {
 }
 
 /// Every format.
-pub const FORMATS: &[&dyn AuditFormat] = &[&text::Text, &json::Json, &sarif::Sarif];
+pub const FORMATS: &[&dyn AuditFormat] = &[&text::Text, &json::Json, &sarif::Sarif, &statement::Statement];
 
 /// The format of a name.
 #[must_use]

@@ -1,0 +1,201 @@
+//! The course of a hunt: searches in the order of the table, the test, the nulls, the outcome.
+
+use inference::{ModelPair, Side};
+use report::evidence::TestedTrigger;
+use report::hunt::{NullRecord, SearchRecord};
+use report::significance::empirical_p;
+
+use super::NEVER_COVERED;
+use super::budget::Budget;
+use super::hunt::{Hunt, NULL_SHARE, Options, Outcome, difference};
+use super::journal::Journal;
+use super::null;
+use super::pool::{Depth, Found};
+use super::search::{Role, SEARCHES, TriggerSearch};
+use crate::error::{Error, Result};
+use crate::observe::Observer;
+use crate::progress::Progress;
+use crate::selftest;
+use crate::split::{Benign, SCREENING};
+
+/// Candidates of one text that the record names at most.
+const PLACEMENTS_OF_ONE: usize = 2;
+/// Candidates that the record names.
+const RECORDED: usize = 24;
+
+/// Hunts in the pair's first adapter.
+///
+/// # Errors
+/// If there are too few prompts, or the model or the journal fails. A user's stop is no error: the
+/// outcome is marked incomplete, and a kept journal lets the same hunt go on.
+pub fn hunt(
+    pair: &ModelPair,
+    prompts: &Benign,
+    options: &Options,
+    journal: Journal,
+    progress: &dyn Progress,
+) -> Result<Outcome> {
+    hunt_after(&Observer::new(pair, progress), prompts, options, journal, None)
+}
+
+/// What was tested on the same held-out prompts before a hunt began, numeric self-test included.
+#[derive(Debug, Default)]
+pub struct Before {
+    /// Candidates that the correction counts.
+    pub planned: usize,
+    /// Those that were put to the test.
+    pub tested: Vec<TestedTrigger>,
+}
+
+/// Hunts where a scan of listed candidates ends. The outcome's evidence holds the triggers tested in both, corrected
+/// for the candidates of both; its coverage is that of the hunt, its cost that of the observer.
+///
+/// # Errors
+/// As [`hunt`].
+pub fn hunt_after(
+    observer: &Observer<'_>,
+    prompts: &Benign,
+    options: &Options,
+    journal: Journal,
+    before: Option<Before>,
+) -> Result<Outcome> {
+    let progress = observer.progress();
+    let mut outcome = Outcome::default();
+    let mut hunt = Hunt::new(observer, prompts, options, journal, Side::ADAPTED)?;
+    let sound = before.is_some();
+    let Before { planned, tested } = before.unwrap_or_default();
+    hunt.evaluated = planned as u64;
+    hunt.tested = tested;
+    let replayed = hunt.journal.replayable();
+    if replayed > 0 {
+        progress.note(&format!("going on with an interrupted hunt: {replayed} measurements are known"));
+    }
+    let end = hunt.run(options, sound, &mut outcome).and_then(|()| {
+        outcome.hunt.nulls.extend(null::random_strings(&mut hunt)?);
+        hunt.benign_adapters(prompts, options, &mut outcome)
+    });
+    outcome.hunt.budget = options.limit.to_string();
+    outcome.hunt.targets = hunt.targets.iter().map(|target| target.record.clone()).collect();
+    outcome.hunt.target_costs = std::mem::take(&mut hunt.target_costs);
+    outcome.hunt.strongest = hunt
+        .pool
+        .distinct(Depth::Middle, RECORDED, PLACEMENTS_OF_ONE)
+        .into_iter()
+        .map(Found::proposed)
+        .collect();
+    outcome.coverage.candidates_planned = hunt.evaluated as usize - planned;
+    outcome.coverage.candidates_screened = outcome.coverage.candidates_planned;
+    outcome.evidence.tested = std::mem::take(&mut hunt.tested);
+    outcome.cost = observer.cost();
+    match end {
+        Ok(()) => outcome.coverage.complete = true,
+        Err(Error::Stopped) => outcome
+            .coverage
+            .not_tested
+            .push("the hunt was stopped before its end; what follows is partial".into()),
+        Err(error) => return Err(error),
+    }
+    outcome.coverage.not_tested.push(NOT_SEARCHED.to_owned());
+    outcome.coverage.not_tested.extend(NEVER_COVERED.iter().map(|&text| text.to_owned()));
+    Ok(outcome)
+}
+
+/// What no hunt of this kind can find, said every time.
+const NOT_SEARCHED: &str =
+    "triggers of which no single token and no combination that was tried moves the adapted model";
+
+impl<'a> Hunt<'a> {
+    /// Runs the same searches on the benign adapters and ranks the strongest candidate among theirs.
+    fn benign_adapters(&mut self, prompts: &Benign, options: &Options, outcome: &mut Outcome) -> Result<()> {
+        let mut strongest = Vec::new();
+        for (name, adapter) in &options.nulls {
+            self.observer.progress().note(&format!("the same searches on the benign adapter {name}"));
+            let side = Side { adapter: *adapter, scale: 1.0 };
+            let journal = std::mem::take(&mut self.journal);
+            let mut null = Hunt::new(self.observer, prompts, options, journal, side)?;
+            null.budget = Budget::new(options.limit.scaled(NULL_SHARE));
+            let end = null.search(options, &mut Outcome::default());
+            self.journal = std::mem::take(&mut null.journal);
+            end?;
+            strongest.extend(null::strongest(&null).map(|(_, nats)| nats));
+        }
+        if let (Some((_, nats)), false) = (null::strongest(self), strongest.is_empty()) {
+            let name = format!("strongest candidates of {} benign adapters", strongest.len());
+            outcome.hunt.nulls.push(NullRecord { name, p: empirical_p(nats, &strongest)?, nats: strongest });
+        }
+        Ok(())
+    }
+
+    /// Searches, tests, and takes apart what is confirmed; `sound` if the numeric self-test has passed already.
+    fn run(&mut self, options: &Options, sound: bool, outcome: &mut Outcome) -> Result<()> {
+        if !sound {
+            let screening = &self.movements.prompts()[..SCREENING];
+            outcome.evidence.self_tests = selftest::run(self.observer, screening, self.seed)?;
+            if outcome.evidence.self_tests.iter().any(|test| !test.passed()) {
+                return Ok(());
+            }
+        }
+        let confirmed = self.search(options, outcome)?;
+        self.budget.open_share(1.0);
+        if confirmed || self.put_to_test()? {
+            self.refine()?;
+            self.characterise()?;
+        }
+        self.score_examples()?;
+        outcome.coverage.tested.push(format!(
+            "the {} strongest on {} development prompts, those with a payload on {} held-out prompts",
+            self.put_to_test.len(),
+            self.development.len(),
+            self.held_out.len()
+        ));
+        Ok(())
+    }
+
+    /// Runs the searches in the order of the table, each within its share, until a trigger is confirmed.
+    fn search(&mut self, options: &Options, outcome: &mut Outcome) -> Result<bool> {
+        let selected: Vec<&'static dyn TriggerSearch> = SEARCHES
+            .iter()
+            .copied()
+            .filter(|search| options.searches.iter().any(|asked| asked.name() == search.name()))
+            .collect();
+        let mut confirmed = false;
+        for (index, &search) in selected.iter().enumerate() {
+            let left: f64 = selected[index..].iter().map(|search| search.share()).sum();
+            self.budget.open_share(search.share() / left);
+            self.search = search.name();
+            self.cut_short = false;
+            let (cost, evaluated) = (self.observer.cost(), self.evaluated);
+            let end = search.run(self);
+            let spent = difference(self.observer.cost(), cost);
+            outcome.hunt.searches.push(SearchRecord {
+                name: search.name().to_owned(),
+                candidates: self.evaluated - evaluated,
+                token_forwards: spent.token_forwards,
+                gradient_tokens: spent.gradient_tokens,
+                complete: end.is_ok() && !self.cut_short && !self.budget.exhausted(),
+                best: self
+                    .pool
+                    .ranked(Depth::Middle)
+                    .into_iter()
+                    .find(|found| found.search == search.name())
+                    .map(Found::proposed),
+            });
+            end?;
+            outcome.coverage.tested.push(format!(
+                "{}: {} ({} candidates)",
+                search.name(),
+                search.about(),
+                self.evaluated - evaluated
+            ));
+            // A null has no trigger to confirm.
+            if search.role() == Role::Refine && self.adapted == Side::ADAPTED {
+                self.budget.open_share(1.0);
+                confirmed = self.put_to_test()?;
+            }
+            if confirmed {
+                break;
+            }
+        }
+        Ok(confirmed)
+    }
+}
