@@ -23,6 +23,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "triggerfish-bench" / "audit-peers"
 PEERS = {"modelaudit": "0.2.54", "adaptersentry": "2.0.2", "modelscan": "0.8.8", "picklescan": "1.0.5"}
+ENTRIES = {
+    "modelaudit": ["modelaudit.__main__:_run", "modelaudit.cli", "modelaudit.core", "modelaudit.scanners"],
+    "adaptersentry": ["adaptersentry.cli.main:main"],
+    "modelscan": ["modelscan.cli:main", "modelscan.modelscan"],
+    "picklescan": ["picklescan.cli:main"],
+}
 LIMIT = 30
 QUIET = {**os.environ, "PROMPTFOO_DISABLE_TELEMETRY": "1", "NO_ANALYTICS": "1", "NO_COLOR": "1"}
 
@@ -60,33 +66,48 @@ def run(arguments):
     return done.returncode, (done.stdout + done.stderr).decode(errors="replace"), time.perf_counter() - started
 
 
-def peer_reacts(name, repository):
-    """Whether a peer says anything against a repository: `yes`, `no`, `hang` or `crash`."""
+def verdict(name, code, text, out):
+    """What a peer says of a repository: `yes` for anything against it, `no`, `hang` or `crash`."""
+    if code is None:
+        return "hang"
+    if "Traceback (most recent call last)" in text:
+        return "crash"
+    if name == "modelaudit":
+        try:
+            issues = json.loads(out.read_text()).get("issues", [])
+        except (OSError, ValueError):
+            return "yes" if code else "no"
+        # Notes on licences and addresses stand on every clean repository.
+        loud = [issue for issue in issues if issue.get("severity") not in ("debug", "info")]
+        return "yes" if loud or code == 1 else "no"
+    if name == "adaptersentry":
+        try:
+            result = json.loads(text[text.index("{"):text.rindex("}") + 1])
+        except ValueError:
+            return "yes" if code else "no"
+        loud = [finding for finding in result.get("findings", []) if finding.get("severity") not in ("info", "debug")]
+        action = result.get("verdict", {}).get("action", "allow")
+        return "yes" if code or loud or action != "allow" or result.get("status") != "ok" else "no"
+    # modelscan's 3 means that it found no file that it supports.
+    return "yes" if code == 1 else "no"
+
+
+def peer_reactions(name, repositories, keep):
+    """Runs a peer over repositories; tells `keep` each name and verdict as it comes."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out.json"
-        code, text, _ = run(command(name, repository, out))
-        if code is None:
-            return "hang"
-        if "Traceback (most recent call last)" in text:
-            return "crash"
-        if name == "modelaudit":
-            try:
-                issues = json.loads(out.read_text()).get("issues", [])
-            except (OSError, ValueError):
-                return "yes" if code else "no"
-            # Notes on a missing licence stand on every clean repository.
-            loud = [issue for issue in issues if issue.get("severity") not in ("debug", "info")]
-            return "yes" if loud or code == 1 else "no"
-        if name == "adaptersentry":
-            try:
-                result = json.loads(text[text.index("{"):text.rindex("}") + 1])
-            except ValueError:
-                return "yes" if code else "no"
-            loud = [finding for finding in result.get("findings", []) if finding.get("severity") not in ("info", "debug")]
-            action = result.get("verdict", {}).get("action", "allow")
-            return "yes" if code or loud or action != "allow" or result.get("status") != "ok" else "no"
-        # modelscan's 3 means that it found no file that it supports.
-        return "yes" if code == 1 else "no"
+        outs = [Path(folder) / f"{index}.json" for index in range(len(repositories))]
+        commands = [command(name, repository, out) for repository, out in zip(repositories, outs)]
+        entry, *modules = ENTRIES[name]
+        python = environment(name) / "python3"
+        runner = subprocess.Popen([python, "-B", HERE / "audit_peer.py", entry, str(LIMIT), *modules],
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=QUIET)
+        runner.stdin.write(json.dumps(commands))
+        runner.stdin.close()
+        for repository, out, line in zip(repositories, outs, runner.stdout):
+            result = json.loads(line)
+            keep(repository.name, verdict(name, result["code"], result["text"], out))
+        if runner.wait():
+            sys.exit(f"audit.py: {name} ended early")
 
 
 def ours(binary, corpus, case):
@@ -119,18 +140,26 @@ def table(arguments):
     kept = Path(arguments.output) if arguments.output else None
     results = json.loads(kept.read_text()) if kept and kept.exists() else {}
     slowest = 0.0
-    for name in ["triggerfish", *peers]:
-        for case in cases:
-            row = results.setdefault(case["name"], {})
-            if name == "triggerfish":
-                row[name], seconds = ours(arguments.binary, corpus, case)
-                slowest = max(slowest, seconds)
-                if row[name] not in (["no", "yes"][case["hostile"]],):
-                    print(case["name"], row[name], file=sys.stderr, flush=True)
-            elif name not in row:
-                row[name] = peer_reacts(name, corpus / "repositories" / case["name"])
-            if kept:
-                kept.write_text(json.dumps(results, indent=1) + "\n")
+    def save():
+        if kept:
+            kept.write_text(json.dumps(results, indent=1) + "\n")
+
+    for case in cases:
+        outcome, seconds = ours(arguments.binary, corpus, case)
+        results.setdefault(case["name"], {})["triggerfish"] = outcome
+        slowest = max(slowest, seconds)
+        if outcome != ["no", "yes"][case["hostile"]]:
+            print(case["name"], outcome, file=sys.stderr, flush=True)
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    save()
+    for name in peers:
+        def keep(repository, outcome, name=name):
+            results[repository][name] = outcome
+            save()
+
+        missing = [corpus / "repositories" / case["name"] for case in cases if name not in results[case["name"]]]
+        if missing:
+            peer_reactions(name, missing, keep)
     families = sorted({case["name"].split("-")[0] for case in cases if case["hostile"]})
     columns = ["triggerfish", *peers]
     print("| family | repositories | " + " | ".join(columns) + " |")
@@ -149,8 +178,7 @@ def table(arguments):
                     cell += f", {outcomes.count(word)} {word}"
             cells.append(cell)
         print(f"| {family} | {len(chosen)} | " + " | ".join(cells) + " |")
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"\nSlowest audit of this program: {slowest:.2f} s." + ("" if peers else f" Most memory: {memory:.0f} MB."))
+    print(f"\nThis program: slowest audit {slowest:.2f} s, most memory {memory:.0f} MB.")
 
 
 def timing(arguments):
