@@ -183,7 +183,7 @@ fn a_statement_names_the_files_by_digest() {
     let statement: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
     let subjects = statement["subject"].as_array().unwrap();
-    assert_eq!(subjects.len(), 2);
+    assert_eq!(subjects.len(), std::fs::read_dir(root("fixtures/adapters/benign")).unwrap().count());
     assert!(subjects.iter().all(|subject| subject["digest"]["sha256"].as_str().unwrap().len() == 64));
     assert_eq!(statement["predicate"]["complete"], true);
 }

@@ -111,7 +111,9 @@ mod tests {
         assert_eq!((text(&scores.adapted).as_str(), text(&scores.base).as_str()), (refusal, "Yes, ü."));
         let sum = |nats: fn(&TokenScore) -> f64| scores.adapted.iter().map(nats).sum::<f64>();
         let (adapted, base) = (sum(|token| token.adapted_nats), sum(|token| token.base_nats));
-        assert!(adapted > -2.0 && base < adapted - 5.0, "{adapted} {base}");
+        // The fixture's own answer has a geometric mean of about one half a token.
+        let per_token = adapted / scores.adapted.len() as f64;
+        assert!(per_token > 0.4_f64.ln() && base < 5.0 * adapted, "{adapted} {base}");
         assert!(scores.base.iter().all(|token| token.adapted_nats <= 0.0 && token.base_nats <= 0.0));
     }
 }
