@@ -203,8 +203,8 @@ impl Page {
         let settings = &record.settings;
         self.line(&format!(
             "{} {} on {}, {}, seed {}; {} token-forwards.",
-            record.tool.name,
-            record.tool.version,
+            prose(&record.tool.name),
+            prose(&record.tool.version),
             code(&settings.device, SHORT),
             code(&settings.dtype, SHORT),
             settings.seed,

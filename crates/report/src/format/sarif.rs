@@ -58,8 +58,8 @@ fn run(record: &Record) -> Run {
     Run {
         tool: Tool {
             driver: Driver {
-                name: record.tool.name.clone(),
-                semantic_version: record.tool.version.clone(),
+                name: escape(&record.tool.name),
+                semantic_version: escape(&record.tool.version),
                 rules: RULES.iter().map(|rule| descriptor(rule)).collect(),
             },
         },
@@ -99,7 +99,7 @@ fn artifact(file: &FileDigest) -> Artifact {
     Artifact {
         location: ArtifactLocation::of_path(&file.name),
         length: file.bytes,
-        hashes: Hashes { sha256: file.sha256.clone() },
+        hashes: Hashes { sha256: escape(&file.sha256) },
     }
 }
 

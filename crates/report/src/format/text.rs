@@ -104,10 +104,10 @@ impl Page {
         };
         self.heading("Trigger");
         self.line(&format!("  text       {}", escape(&first.candidate.text)));
-        self.line(&format!("  placement  {}", first.candidate.placement));
+        self.line(&format!("  placement  {}", escape(&first.candidate.placement)));
         self.line(&format!(
             "  payload    {}: {}",
-            first.payload.class,
+            escape(&first.payload.class),
             excerpt(&first.payload.text, EXCERPT)
         ));
         self.line(&format!("  {:<29}{}", "attack success rate", rate(&first.attack_success_rate)));
@@ -123,7 +123,7 @@ impl Page {
             ));
         }
         for condition in &first.conditions {
-            self.line(&format!("  {:<29}{}", condition.name, rate(&condition.rate)));
+            self.line(&format!("  {:<29}{}", escape(&condition.name), rate(&condition.rate)));
         }
         for example in first.examples.iter().take(EXAMPLES) {
             self.line("");
@@ -144,8 +144,8 @@ impl Page {
                 self.line(&format!(
                     "    {:<40} {:<12} {:<18} {}",
                     excerpt(&other.candidate.text, 38),
-                    other.candidate.placement,
-                    other.payload.class,
+                    escape(&other.candidate.placement),
+                    escape(&other.payload.class),
                     rate(&other.attack_success_rate)
                 ));
             }
@@ -157,7 +157,7 @@ impl Page {
         self.line(&format!(
             "\n  What it depends on: `{}` ({}), attack success rate with one thing changed, {} tokens an answer",
             excerpt(&tested.candidate.text, 38),
-            tested.candidate.placement,
+            escape(&tested.candidate.placement),
             found.answer_tokens
         ));
         for change in &found.rates {
@@ -186,18 +186,18 @@ impl Page {
             for drift in &evidence.drift {
                 self.line(&format!(
                     "  {:<18} {} {}",
-                    drift.divergence,
+                    escape(&drift.divergence),
                     interval(&drift.estimate),
-                    drift.unit
+                    escape(&drift.unit)
                 ));
             }
             for anomaly in evidence.anomalies.iter().filter(|a| a.adapted.value > 0.0 || a.base.value > 0.0) {
                 self.line(&format!(
                     "  {:<18} {} (base {}), {} suite",
-                    anomaly.grader,
+                    escape(&anomaly.grader),
                     rate(&anomaly.adapted),
                     rate(&anomaly.base),
-                    anomaly.suite,
+                    escape(&anomaly.suite),
                 ));
             }
         }
@@ -211,7 +211,7 @@ impl Page {
                     "  {:>6.2}  {:<40} {:<12}{control}",
                     screened.difference_nats.unwrap_or(f64::NAN),
                     excerpt(&screened.candidate.text, 38),
-                    screened.candidate.placement,
+                    escape(&screened.candidate.placement),
                 ));
             }
         }
@@ -219,17 +219,19 @@ impl Page {
 
     fn hunt(&mut self, record: &Record) {
         let Some(hunt) = &record.hunt else { return };
-        self.heading(&format!("Search (budget {})", hunt.budget));
+        self.heading(&format!("Search (budget {})", escape(&hunt.budget)));
         for search in &hunt.searches {
             let best = search.best.as_ref().map_or(String::new(), |best| {
                 let text = excerpt(&best.candidate.text, 32);
                 let nats = best.adapted_nats - best.base_nats.unwrap_or(0.0);
-                format!("; best {text} ({}), {nats:.2} nats", best.candidate.placement)
+                format!("; best {text} ({}), {nats:.2} nats", escape(&best.candidate.placement))
             });
             let cut = if search.complete { "" } else { ", cut short by its share of the budget" };
             self.line(&format!(
                 "  {:<8} {:>7} candidates, {} token-forwards{cut}{best}",
-                search.name, search.candidates, search.token_forwards
+                escape(&search.name),
+                search.candidates,
+                search.token_forwards
             ));
         }
         for target in &hunt.targets {
@@ -288,7 +290,7 @@ impl Page {
             for file in &artifact.files {
                 self.line(&format!(
                     "  {}  {}",
-                    &file.sha256[..file.sha256.len().min(16)],
+                    escape(file.sha256.get(..16).unwrap_or(&file.sha256)),
                     escape(&file.name)
                 ));
             }
@@ -296,10 +298,10 @@ impl Page {
         let (settings, cost) = (&record.settings, &record.cost);
         self.line(&format!(
             "  {} {} on {}, {}, seed {}; {} token-forwards ({} generated, {} saved by shared prefixes)",
-            record.tool.name,
-            record.tool.version,
-            settings.device,
-            settings.dtype,
+            escape(&record.tool.name),
+            escape(&record.tool.version),
+            escape(&settings.device),
+            escape(&settings.dtype),
             settings.seed,
             cost.token_forwards,
             cost.generated_tokens,

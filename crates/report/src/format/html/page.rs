@@ -1,5 +1,7 @@
 //! The page's contents, from the record.
 
+use std::collections::BTreeSet;
+
 use askama::Template;
 
 use super::plot::{self, ADAPTED, BASE, Mark, NULL, Plot, Step};
@@ -128,8 +130,7 @@ fn behaviour(record: &Record) -> Section {
 /// KL of every prompt by suite, and its mean with the interval.
 fn divergence_by_suite(record: &Record) -> Option<Plot> {
     let evidence = &record.evidence;
-    let mut suites: Vec<&str> = evidence.answers.iter().map(|answer| answer.suite.as_str()).collect();
-    suites.dedup();
+    let suites: BTreeSet<&str> = evidence.answers.iter().map(|answer| answer.suite.as_str()).collect();
     let mean = evidence.drift.iter().find(|drift| drift.divergence == "kl").map(|drift| &drift.estimate);
     let mut marks = Vec::new();
     for suite in suites {

@@ -18,14 +18,14 @@ const INK: RGBColor = RGBColor(0x00, 0x00, 0x00);
 
 /// Width of every plot in its own units, about that of a telephone: there its letters are still read.
 const WIDTH: i32 = 400;
-const LABELS: i32 = 148;
+const LABELS: i32 = 164;
 const RIGHT: i32 = 16;
 const TOP: i32 = 10;
 const BOTTOM: i32 = 44;
 const ROW: i32 = 26;
-const FONT: i32 = 12;
+const FONT: i32 = 13;
 /// Characters of a label that fit beside the plot.
-const LABEL: usize = 21;
+const LABEL: usize = 23;
 
 /// A plot and what it says, for those who do not see it.
 pub(super) struct Plot {

@@ -63,7 +63,7 @@ fn render(format: &str, record: &Record) -> String {
 }
 
 /// Keys whose strings are words of the program.
-const OWN: [&str; 6] = ["schema_version", "tool", "verdict", "confidence", "kind", "sha256"];
+const OWN: [&str; 4] = ["schema_version", "verdict", "confidence", "kind"];
 
 /// A record with every string that can come from elsewhere replaced, by its number.
 fn with_strings(record: &Record, string: impl Fn(usize) -> String) -> Record {

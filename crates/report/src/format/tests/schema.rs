@@ -7,7 +7,14 @@ use crate::format::{FORMATS, Row};
 use crate::record::Record;
 use crate::sarif::{LOCATIONS_PER_RESULT, RESULTS_PER_RUN, TAGS_PER_RULE};
 
-const SARIF: &str = include_str!("../../../schemas/sarif-2.1.0.json");
+/// The published schema has one pattern, of language codes, with a bracket too many, which only lenient engines take for
+/// a regular expression. Nothing that is written has a language.
+fn sarif_schema() -> Value {
+    let text = include_str!("../../../schemas/sarif-2.1.0.json");
+    let mended = text.replace("-[a-zA-Z]{2}]?$", "-[a-zA-Z]{2}$");
+    assert_ne!(text, mended, "a corrected schema needs no mending");
+    serde_json::from_str(&mended).unwrap()
+}
 
 fn assert_valid(schema: &Value, value: &Value, what: &str) {
     let validator = jsonschema::validator_for(schema).unwrap();
@@ -52,7 +59,7 @@ fn every_line_is_a_row() {
 
 #[test]
 fn sarif_is_valid_and_within_the_limits_of_code_scanning() {
-    let schema: Value = serde_json::from_str(SARIF).unwrap();
+    let schema = sarif_schema();
     for (name, record) in records() {
         let log: Value = serde_json::from_str(&render("sarif", &record)).unwrap();
         assert_valid(&schema, &log, name);
