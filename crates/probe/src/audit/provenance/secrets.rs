@@ -35,6 +35,8 @@ const COLLECTOR: Rule = Rule {
     gap: false,
 };
 
+/// No secret, key or address is shorter.
+const SHORTEST: usize = 16;
 /// Texts beyond this are data.
 const LONGEST: usize = 8 << 20;
 
@@ -167,6 +169,9 @@ impl Check for Secrets {
         let Some(text) = file.text() else { return };
         let end = (0..=text.len().min(LONGEST)).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
         for (index, line) in text[..end].lines().enumerate() {
+            if line.len() < SHORTEST {
+                continue;
+            }
             let mut add = |rule: &Rule, message: String| {
                 findings.in_file(file, Finding::new(rule, &file.path, message).line(index + 1));
             };
@@ -185,7 +190,13 @@ impl Check for Secrets {
 
 /// The kind and length of a secret in a line, if it has one.
 fn secret(line: &str) -> Option<(&'static str, usize)> {
-    // Long lines are data; a secret in them is found at its beginning all the same.
+    if let Some(length) = url_password(line) {
+        return Some(("a password in an address", length));
+    }
+    let run = line.split(|c: char| !dotted(c) && c != '/' && c != '+').map(str::len).max().unwrap_or(0);
+    if run < SHORTEST {
+        return None;
+    }
     for (start, least, may, kind) in TOKENS {
         for (at, _) in line.match_indices(start) {
             let own =
@@ -197,9 +208,6 @@ fn secret(line: &str) -> Option<(&'static str, usize)> {
                 return Some((kind, start.len() + length));
             }
         }
-    }
-    if let Some(length) = url_password(line) {
-        return Some(("a password in an address", length));
     }
     assigned(line).map(|length| ("a value of a name that says it is secret,", length))
 }
