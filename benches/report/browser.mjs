@@ -37,8 +37,8 @@ async function open(name, options = {}) {
   page.on("request", (request) => { if (request.url() !== url) seen.requests.push(request.url()); });
   const start = performance.now();
   await page.goto(url, { waitUntil: "load" });
-  // Two frames later everything has been laid out and painted.
-  await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
+  // Two frames later everything has been laid out and painted; without script there are no frames to ask for.
+  if (options.javaScriptEnabled !== false) await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
   const seconds = (performance.now() - start) / 1000;
   const { metrics } = await session.send("Performance.getMetrics");
   const busy = metrics.find((metric) => metric.name === "TaskDuration").value;
