@@ -110,6 +110,13 @@ fn leaves_folder(name: &str) -> bool {
     name.starts_with('/') || drive || name.split('/').any(|part| part == "..")
 }
 
+/// A member's name, cut where no file system would take it: names are kept for every member, and those inside of each
+/// other add up.
+fn member_name(bytes: &[u8]) -> String {
+    const LONGEST: usize = 1_024;
+    String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST)]).into_owned()
+}
+
 /// Reads a little-endian integer of `N` bytes at an offset.
 fn little_endian<const N: usize>(bytes: &[u8], offset: usize) -> Option<u64> {
     let field = bytes.get(offset..offset.checked_add(N)?)?;

@@ -1,6 +1,6 @@
 //! Tar archives: POSIX ustar, with the long names of GNU and pax.
 
-use super::{Allowance, Member, Problem, leaves_folder, not_read};
+use super::{Allowance, Member, Problem, leaves_folder, member_name, not_read};
 
 const BLOCK: usize = 512;
 
@@ -100,12 +100,12 @@ fn name(header: &[u8]) -> String {
 
 fn text(field: &[u8]) -> String {
     let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
-    String::from_utf8_lossy(&field[..end]).into_owned()
+    member_name(&field[..end])
 }
 
 /// The `path` of a pax header, whose lines are `LENGTH KEY=VALUE`.
 fn pax_path(content: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(content);
     let record = text.lines().find_map(|line| line.split_once(' ')?.1.strip_prefix("path="))?;
-    Some(record.to_owned())
+    Some(member_name(record.as_bytes()))
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::deflate::{self, Stop};
-use super::{Allowance, Member, Problem, leaves_folder, little_endian, not_read};
+use super::{Allowance, Member, Problem, leaves_folder, little_endian, member_name, not_read};
 use crate::audit::limits;
 
 const LOCAL: &[u8] = b"PK\x03\x04";
@@ -210,7 +210,7 @@ fn central_entry(bytes: &[u8], at: usize, shift: usize) -> Option<(Entry, usize)
         }
     }
     let entry = Entry {
-        name: String::from_utf8_lossy(name).into_owned(),
+        name: member_name(name),
         flags: little_endian::<2>(bytes, at + 8)? as u16,
         method: little_endian::<2>(bytes, at + 10)? as u16,
         checksum: little_endian::<4>(bytes, at + 16)? as u32,
@@ -240,7 +240,7 @@ fn local_header(bytes: &[u8], at: usize) -> Option<Entry> {
     let name_bytes = little_endian::<2>(bytes, at + 26)? as usize;
     let name = bytes.get(at + 30..at + 30 + name_bytes)?;
     Some(Entry {
-        name: String::from_utf8_lossy(name).into_owned(),
+        name: member_name(name),
         flags: little_endian::<2>(bytes, at + 6)? as u16,
         method: little_endian::<2>(bytes, at + 8)? as u16,
         checksum: little_endian::<4>(bytes, at + 14)? as u32,
