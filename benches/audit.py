@@ -25,7 +25,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "trigge
 PEERS = {"modelaudit": "0.2.54", "adaptersentry": "2.0.2", "modelscan": "0.8.8", "picklescan": "1.0.5"}
 ENTRIES = {
     "modelaudit": ["modelaudit.__main__:_run", "modelaudit.cli", "modelaudit.core", "modelaudit.scanners"],
-    "adaptersentry": ["adaptersentry.cli.main:main"],
+    "adaptersentry": ["adaptersentry.cli.main:main", "adaptersentry.scanner", "adaptersentry.cli.scan", "adaptersentry.engine.worker", "adaptersentry.reporters.json"],
     "modelscan": ["modelscan.cli:main", "modelscan.modelscan"],
     "picklescan": ["picklescan.cli:main"],
 }
