@@ -123,8 +123,6 @@ pub(in crate::audit) fn git_sha1(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn a_changed_file_of_a_snapshot_is_found() {
         let cache = tempfile::tempdir().unwrap();
