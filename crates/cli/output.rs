@@ -62,6 +62,10 @@ pub(crate) fn file(path: &Path, text: &str) -> Result<(), Failure> {
     let plain = anstream::adapter::strip_str(text).to_string();
     let folder = folder(path);
     let write = || -> std::io::Result<()> {
+        // A device or a pipe is written to: a new file in its place would destroy it.
+        if std::fs::metadata(path).is_ok_and(|at| !at.is_file()) {
+            return std::fs::OpenOptions::new().write(true).open(path)?.write_all(plain.as_bytes());
+        }
         let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
         temporary.write_all(plain.as_bytes())?;
         temporary.as_file().sync_all()?;
@@ -88,5 +92,20 @@ pub(crate) fn error(failure: &Failure) {
     talk(&format!("{style}error{style:#}: {}", escape(&failure.to_string())));
     if let Some(hint) = failure.hint() {
         talk(&format!("  hint: {}", escape(hint)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_device_stays_a_device() {
+        use std::os::unix::fs::FileTypeExt as _;
+        let null = Path::new("/dev/null");
+        assert!(std::fs::metadata(null).unwrap().file_type().is_char_device());
+        file(null, "text").unwrap();
+        assert!(std::fs::metadata(null).unwrap().file_type().is_char_device());
     }
 }
