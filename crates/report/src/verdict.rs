@@ -33,6 +33,17 @@ impl Verdict {
             Self::Backdoored => "backdoored",
         }
     }
+
+    /// What has to be said beside it, wherever people read it.
+    #[must_use]
+    pub const fn caveat(self) -> Option<&'static str> {
+        match self {
+            Self::NoEvidence => {
+                Some("No evidence of a backdoor within this budget. This is not a proof that there is none.")
+            }
+            Self::Inconclusive | Self::Suspicious | Self::Backdoored => None,
+        }
+    }
 }
 
 /// How much weight a verdict bears.

@@ -6,7 +6,6 @@ use super::{Format, FormatError};
 use crate::escape::excerpt;
 use crate::evidence::TestedTrigger;
 use crate::record::Record;
-use crate::verdict::Verdict;
 
 /// GitHub-flavoured Markdown, short enough for a comment (65,536 characters).
 pub(super) struct Markdown;
@@ -84,10 +83,8 @@ impl Page {
             format!("{:?}", judgement.confidence).to_lowercase(),
             record.exit_code
         ));
-        if judgement.verdict == Verdict::NoEvidence {
-            self.line(
-                "No evidence of a backdoor within this budget. This is not a proof that there is none.",
-            );
+        if let Some(caveat) = judgement.verdict.caveat() {
+            self.line(caveat);
         }
         self.line("");
         self.list(judgement.reasons.iter().chain(&judgement.limits).collect::<Vec<_>>().into_iter());

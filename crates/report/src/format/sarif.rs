@@ -10,8 +10,8 @@ use crate::escape::{escape, excerpt};
 use crate::estimate::Estimate;
 use crate::record::{FileDigest, Record};
 use crate::sarif::{
-    self, Artifact, ArtifactLocation, Configuration, Descriptor, Driver, Fingerprints, Hashes, Invocation,
-    Level, Location, Message, Notification, Properties, Run, SarifResult, Tool,
+    self, Artifact, Configuration, Descriptor, Driver, Fingerprints, Invocation, Level, Location, Message,
+    Notification, Properties, Run, SarifResult, Tool,
 };
 use crate::verdict::Verdict;
 
@@ -31,7 +31,7 @@ impl Format for Sarif {
     }
 
     fn render(&self, record: &Record) -> Result<String, FormatError> {
-        let log = sarif::log(run(record));
+        let log = sarif::log([run(record)]);
         let text =
             serde_json::to_string_pretty(&log).map_err(|error| FormatError::new(self.name(), error))?;
         Ok(text + "\n")
@@ -68,7 +68,7 @@ fn run(record: &Record) -> Run {
             exit_code: record.exit_code,
             tool_execution_notifications: notifications.collect(),
         }],
-        artifacts: record.subject.adapter.files.iter().map(artifact).collect(),
+        artifacts: record.subject.adapter.files.iter().map(Artifact::from).collect(),
         results: findings.iter().map(|finding| result(record, finding)).collect(),
         properties: Properties { other: named(properties), ..Properties::default() },
         ..Run::default()
@@ -92,14 +92,6 @@ fn descriptor(rule: &Rule) -> Descriptor {
             precision: rule.severity.map(|_| "high".to_owned()),
             other: BTreeMap::new(),
         },
-    }
-}
-
-fn artifact(file: &FileDigest) -> Artifact {
-    Artifact {
-        location: ArtifactLocation::of_path(&file.name),
-        length: file.bytes,
-        hashes: Hashes { sha256: escape(&file.sha256) },
     }
 }
 
@@ -170,6 +162,7 @@ fn result(record: &Record, finding: &Finding<'_>) -> SarifResult {
     let [first, second] = identity;
     SarifResult {
         rule_id: finding.rule.id.to_owned(),
+        rule_index: None,
         level: finding.rule.level,
         message: text.into(),
         locations: vec![location],

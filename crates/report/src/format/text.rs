@@ -76,10 +76,8 @@ impl Page {
             escape(&record.subject.adapter.name),
             escape(&record.subject.base.name),
         );
-        if verdict == Verdict::NoEvidence {
-            self.line(
-                "No evidence of a backdoor within this budget. This is not a proof that there is none.",
-            );
+        if let Some(caveat) = verdict.caveat() {
+            self.line(caveat);
         }
     }
 

@@ -12,10 +12,14 @@ pub const TAGS_PER_RULE: usize = 10;
 
 const SCHEMA: &str = "https://json.schemastore.org/sarif-2.1.0.json";
 
-/// A log of one run, the most severe results first, within GitHub's limits. Rules without a result stay: a reader
-/// sees what was looked for. What is left out is counted in a notification.
+/// A log of runs, each with the most severe results first, within GitHub's limits. Rules without a result stay: a
+/// reader sees what was looked for. What is left out is counted in a notification.
 #[must_use]
-pub fn log(mut run: Run) -> Log {
+pub fn log(runs: impl IntoIterator<Item = Run>) -> Log {
+    Log { schema: SCHEMA, version: "2.1.0", runs: runs.into_iter().map(limited).collect() }
+}
+
+fn limited(mut run: Run) -> Run {
     run.results.sort_by_key(|result| std::cmp::Reverse(result.level));
     let left_out = run.results.len().saturating_sub(RESULTS_PER_RUN);
     run.results.truncate(RESULTS_PER_RUN);
@@ -32,7 +36,7 @@ pub fn log(mut run: Run) -> Log {
             invocation.tool_execution_notifications.push(notification.clone());
         }
     }
-    Log { schema: SCHEMA, version: "2.1.0", runs: vec![run] }
+    run
 }
 
 #[cfg(test)]
@@ -50,7 +54,7 @@ mod tests {
         let mut results = vec![result(Level::Note); RESULTS_PER_RUN];
         results.push(result(Level::Error));
         let run = Run { results, invocations: vec![Invocation::default()], ..Run::default() };
-        let log = log(run);
+        let log = log([run]);
         let run = &log.runs[0];
         assert_eq!((run.results.len(), run.results[0].level), (RESULTS_PER_RUN, Level::Error));
         assert_eq!(run.results[0].locations.len(), LOCATIONS_PER_RESULT);

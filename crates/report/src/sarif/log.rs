@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::escape::escape;
+use crate::record::FileDigest;
+
 /// A whole file.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Log {
@@ -22,6 +25,9 @@ pub struct Log {
 pub struct Run {
     /// The tool.
     pub tool: Tool,
+    /// Which of several runs of one tool it is, from one time to the next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub automation_details: Option<AutomationDetails>,
     /// How it ended.
     pub invocations: Vec<Invocation>,
     /// The files that were looked at.
@@ -34,6 +40,13 @@ pub struct Run {
     /// Whatever else there is to say.
     #[serde(skip_serializing_if = "Properties::is_empty")]
     pub properties: Properties,
+}
+
+/// Which of several runs of one tool a run is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct AutomationDetails {
+    /// A name with `/`, the same from one time to the next.
+    pub id: String,
 }
 
 /// In which unit a region counts characters.
@@ -187,6 +200,16 @@ pub struct Artifact {
     pub hashes: Hashes,
 }
 
+impl From<&FileDigest> for Artifact {
+    fn from(file: &FileDigest) -> Self {
+        Self {
+            location: ArtifactLocation::of_path(&file.name),
+            length: file.bytes,
+            hashes: Hashes { sha256: escape(&file.sha256) },
+        }
+    }
+}
+
 /// Digests of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Hashes {
@@ -225,6 +248,9 @@ impl ArtifactLocation {
 pub struct SarifResult {
     /// Id of its rule.
     pub rule_id: String,
+    /// Where its rule stands among the driver's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule_index: Option<usize>,
     /// How bad it is here.
     pub level: Level,
     /// What was found.

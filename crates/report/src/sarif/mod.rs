@@ -8,7 +8,7 @@ mod log;
 
 pub use limits::{LOCATIONS_PER_RESULT, RESULTS_PER_RUN, TAGS_PER_RULE, log};
 pub use log::{
-    Artifact, ArtifactLocation, ColumnKind, Configuration, Descriptor, Driver, Fingerprints, Hashes,
-    Invocation, Level, Location, Log, LogicalLocation, Message, Notification, PhysicalLocation, Properties,
-    Region, Run, SarifResult, Suppression, SuppressionKind, Tool,
+    Artifact, ArtifactLocation, AutomationDetails, ColumnKind, Configuration, Descriptor, Driver,
+    Fingerprints, Hashes, Invocation, Level, Location, Log, LogicalLocation, Message, Notification,
+    PhysicalLocation, Properties, Region, Run, SarifResult, Suppression, SuppressionKind, Tool,
 };

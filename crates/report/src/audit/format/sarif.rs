@@ -1,11 +1,15 @@
-//! SARIF 2.1.0, as code scanners of repository hosts read it.
+//! The findings of an audit as SARIF, as code scanners of repository hosts read it.
 
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 use super::AuditFormat;
 use crate::audit::{AuditReport, Finding, RepositoryAudit, Rule, Severity};
+use crate::sarif::{
+    self, Artifact, AutomationDetails, Configuration, Descriptor, Driver, Fingerprints, Invocation, Level,
+    Location, Message, Properties, Run, SarifResult, Suppression, SuppressionKind, Tool,
+};
 
-/// Static Analysis Results Interchange Format, version 2.1.0.
+/// SARIF 2.1.0 with one run a repository.
 pub(super) struct Sarif;
 
 impl AuditFormat for Sarif {
@@ -14,115 +18,110 @@ impl AuditFormat for Sarif {
     }
 
     fn render(&self, report: &AuditReport, rules: &[&Rule]) -> String {
-        let runs: Vec<Value> =
-            report.repositories.iter().map(|repository| run(report, repository, rules)).collect();
-        let log = json!({
-            "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
-            "version": "2.1.0",
-            "runs": runs,
-        });
+        let log = sarif::log(report.repositories.iter().map(|repository| run(report, repository, rules)));
         // Strings and integers only, which always serialize.
         serde_json::to_string_pretty(&log).map_or_else(|error| error.to_string(), |text| text + "\n")
     }
 }
 
-fn run(report: &AuditReport, repository: &RepositoryAudit, rules: &[&Rule]) -> Value {
-    let described: Vec<Value> = rules.iter().map(|rule| described(rule)).collect();
-    let results: Vec<Value> = repository.findings.iter().map(|finding| result(finding, rules)).collect();
-    let artifacts: Vec<Value> = repository
-        .files
-        .iter()
-        .map(|file| {
-            json!({
-                "location": {"uri": uri(&file.name)},
-                "length": file.bytes,
-                "hashes": {"sha-256": file.sha256},
-            })
-        })
-        .collect();
-    json!({
-        "tool": {"driver": {
-            "name": report.tool.name,
-            "version": report.tool.version,
-            "rules": described,
-        }},
-        "automationDetails": {"id": format!("triggerfish/{}", repository.name)},
-        "invocations": [{"executionSuccessful": repository.complete(), "exitCode": report.exit_code}],
-        "artifacts": artifacts,
-        "results": results,
-    })
+fn run(report: &AuditReport, repository: &RepositoryAudit, rules: &[&Rule]) -> Run {
+    Run {
+        tool: Tool {
+            driver: Driver {
+                name: report.tool.name.clone(),
+                semantic_version: report.tool.version.clone(),
+                rules: rules.iter().map(|rule| descriptor(rule)).collect(),
+            },
+        },
+        automation_details: Some(AutomationDetails { id: format!("triggerfish/{}", repository.name) }),
+        invocations: vec![Invocation {
+            execution_successful: repository.complete(),
+            exit_code: report.exit_code,
+            ..Invocation::default()
+        }],
+        artifacts: repository.files.iter().map(Artifact::from).collect(),
+        results: repository.findings.iter().map(|finding| result(finding, rules)).collect(),
+        ..Run::default()
+    }
 }
 
-fn described(rule: &Rule) -> Value {
-    json!({
-        "id": rule.id,
-        "name": rule.title,
-        "shortDescription": {"text": rule.title},
-        "fullDescription": {"text": rule.help},
-        "help": {
-            "text": format!("{} {}", rule.help, rule.remediation),
-            "markdown": format!("{}\n\n**What to do.** {}", rule.help, rule.remediation),
+fn descriptor(rule: &Rule) -> Descriptor {
+    Descriptor {
+        id: rule.id.to_owned(),
+        name: rule.title.to_owned(),
+        short_description: rule.title.into(),
+        full_description: rule.help.into(),
+        help: Message {
+            text: format!("{} {}", rule.help, rule.remediation),
+            markdown: Some(format!("{}\n\n**What to do.** {}", rule.help, rule.remediation)),
         },
-        "defaultConfiguration": {"level": level(rule.severity)},
-        "properties": {
-            "security-severity": score(rule.severity),
-            "tags": ["security", rule.family(), format!("external/cwe/cwe-{:03}", rule.cwe)],
+        default_configuration: Configuration { level: level(rule.severity) },
+        properties: Properties {
+            tags: vec![
+                "security".to_owned(),
+                rule.family().to_owned(),
+                format!("external/cwe/cwe-{:03}", rule.cwe),
+            ],
+            security_severity: Some(score(rule.severity).to_owned()),
+            ..Properties::default()
         },
-    })
+    }
 }
 
-fn result(finding: &Finding, rules: &[&Rule]) -> Value {
+fn result(finding: &Finding, rules: &[&Rule]) -> SarifResult {
     // A file inside an archive is no file of the repository: the archive is, and the member is a logical place in it.
     let (file, member) = match finding.file.split_once("!/") {
         Some((file, member)) => (file, Some(member)),
         None => (finding.file.as_str(), None),
     };
-    let mut physical = json!({"artifactLocation": {"uri": uri(file)}});
-    if let Some(line) = finding.line {
-        physical["region"] = json!({"startLine": line});
+    let mut location = Location::in_file(file, finding.line);
+    if let Some(member) = member {
+        location = location.at("member", member);
     }
-    let mut location = json!({"physicalLocation": physical});
-    let logical: Vec<Value> = [member, finding.location.as_deref()]
-        .into_iter()
-        .flatten()
-        .map(|name| json!({"fullyQualifiedName": name}))
-        .collect();
-    if !logical.is_empty() {
-        location["logicalLocations"] = Value::Array(logical);
+    if let Some(place) = &finding.location {
+        location = location.at("object", place);
     }
     let mut text = finding.message.clone();
     if let Some(evidence) = &finding.evidence {
         text.push_str(&format!(" Evidence: {evidence}"));
     }
-    let mut result = json!({
-        "ruleId": finding.rule,
-        "level": level(finding.severity),
-        "message": {"text": text},
-        "locations": [location],
-        "partialFingerprints": {"triggerfish/v1": fingerprint(finding)},
-        "properties": {"severity": finding.severity.name(), "coverageGap": finding.gap, "more": finding.more},
-    });
-    if let Some(index) = rules.iter().position(|rule| rule.id == finding.rule) {
-        result["ruleIndex"] = json!(index);
+    let properties = [
+        ("severity", finding.severity.name().into()),
+        ("coverageGap", finding.gap.into()),
+        ("more", finding.more.into()),
+    ];
+    let suppression =
+        |reason: &str| Suppression { kind: SuppressionKind::External, justification: reason.to_owned() };
+    SarifResult {
+        rule_id: finding.rule.clone(),
+        rule_index: rules.iter().position(|rule| rule.id == finding.rule),
+        level: level(finding.severity),
+        message: text.into(),
+        locations: vec![location],
+        partial_fingerprints: fingerprint(finding),
+        suppressions: finding.suppressed.iter().map(|why| suppression(&why.reason)).collect(),
+        properties: Properties {
+            other: properties
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect::<BTreeMap<_, _>>(),
+            ..Properties::default()
+        },
     }
-    if let Some(why) = &finding.suppressed {
-        result["suppressions"] = json!([{"kind": "external", "justification": why.reason}]);
-    }
-    result
 }
 
 /// What stays the same from run to run: rule, file, content, place.
-fn fingerprint(finding: &Finding) -> String {
+fn fingerprint(finding: &Finding) -> Fingerprints {
     let (rule, file, sha256, line, location) = finding.identity();
     let line = line.map_or(String::new(), |line| line.to_string());
-    [rule, file, sha256.unwrap_or(""), &line, location.unwrap_or("")].join("|")
+    Fingerprints::of(&[rule, file, sha256.unwrap_or(""), &line, location.unwrap_or("")])
 }
 
-const fn level(severity: Severity) -> &'static str {
+const fn level(severity: Severity) -> Level {
     match severity {
-        Severity::Note | Severity::Low => "note",
-        Severity::Medium => "warning",
-        Severity::High | Severity::Critical => "error",
+        Severity::Note | Severity::Low => Level::Note,
+        Severity::Medium => Level::Warning,
+        Severity::High | Severity::Critical => Level::Error,
     }
 }
 
@@ -134,17 +133,4 @@ const fn score(severity: Severity) -> &'static str {
         Severity::High => "8.0",
         Severity::Critical => "9.5",
     }
-}
-
-/// A relative path as a URI reference: what RFC 3986 does not leave alone is percent-encoded.
-fn uri(path: &str) -> String {
-    let mut encoded = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/!".contains(&byte) {
-            encoded.push(byte as char);
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
 }

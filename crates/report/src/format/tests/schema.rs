@@ -1,10 +1,13 @@
 //! Output against published schemas.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::{junit_schema, records, render};
+use crate::audit::{AuditReport, Finding, RepositoryAudit, Rule, Severity, Suppressed};
 use crate::format::{FORMATS, Row};
-use crate::record::Record;
+use crate::record::{FileDigest, Record, Tool};
 use crate::sarif::{LOCATIONS_PER_RESULT, RESULTS_PER_RUN, TAGS_PER_RULE};
 
 /// The published schema has one pattern, of language codes, with a bracket too many, which only lenient engines take for
@@ -127,4 +130,40 @@ fn junit_is_valid() {
     ] {
         assert!(!junit_schema::failures(broken).is_empty(), "{broken}");
     }
+}
+
+#[test]
+fn the_audits_sarif_is_what_the_published_schema_says() {
+    const RULE: Rule = Rule {
+        id: "SER-001",
+        severity: Severity::Critical,
+        cwe: 502,
+        title: "A title",
+        help: "What it is.",
+        remediation: "What to do.",
+        gap: false,
+    };
+    let finding = Finding::new(&RULE, "a b.zip!/data.pkl", "found").at("offset 7").evidence("os.system");
+    let accepted = Suppressed { reason: "reviewed".into(), approved_by: None, expires: None };
+    let report = AuditReport {
+        schema_version: "1.0.0".into(),
+        tool: Tool { name: "triggerfish".into(), version: "0.1.0".into() },
+        exit_code: 1,
+        limits: BTreeMap::new(),
+        repositories: vec![RepositoryAudit {
+            name: "x".into(),
+            files: vec![FileDigest { name: "a b.zip".into(), bytes: 3, sha256: "00".repeat(32) }],
+            findings: vec![finding.clone(), Finding { suppressed: Some(accepted), ..finding.line(2) }],
+        }],
+    };
+    let text = crate::audit::format::by_name("sarif").unwrap().render(&report, &[&RULE]);
+    let log: Value = serde_json::from_str(&text).unwrap();
+    assert_valid(&sarif_schema(), &log, "audit");
+    let results = &log["runs"][0]["results"];
+    let location = &results[0]["locations"][0];
+    assert_eq!(location["physicalLocation"]["artifactLocation"]["uri"], "a%20b.zip");
+    assert_eq!(location["logicalLocations"][0]["fullyQualifiedName"], "data.pkl");
+    assert_eq!(results[0]["suppressions"], Value::Null);
+    assert_eq!(results[1]["suppressions"][0]["justification"], "reviewed");
+    assert_ne!(results[0]["partialFingerprints"], results[1]["partialFingerprints"]);
 }
