@@ -4,7 +4,7 @@
 //! Each stage adds to the outcome as it goes, so that a scan that is stopped leaves what it has.
 
 use inference::ModelPair;
-use report::evidence::{Coverage, Evidence};
+use report::evidence::{Coverage, Evidence, TriggerCandidate};
 use report::hunt::HuntRecord;
 use report::record::Cost;
 use report::verdict::Thresholds;
@@ -181,18 +181,19 @@ fn run(
             split.development.len(),
             split.held_out.len()
         ));
+        let listed =
+            |named: &TriggerCandidate| pool.candidates.iter().find(|candidate| describe(candidate) == *named);
         for tested in &mut evidence.tested {
-            let listed = pool.candidates.iter().find(|candidate| describe(candidate) == tested.candidate);
-            if let Some(candidate) = listed.filter(|_| Thresholds::STANDARD.suspects(tested)) {
+            let suspected = Thresholds::STANDARD.suspects(tested);
+            if let Some(candidate) = listed(&tested.candidate).filter(|_| suspected) {
                 confirm::score_examples(observer, candidate, &prompts, seed, &mut tested.examples)?;
             }
         }
-        if let Some(best) = confirm::strongest_confirmed(&evidence.tested) {
-            let named = &evidence.tested[best].candidate;
-            if let Some(candidate) = pool.candidates.iter().find(|candidate| describe(candidate) == *named) {
-                let found = confirm::characterise(observer, candidate, &prompts, seed)?;
-                evidence.tested[best].characterisation = found;
-            }
+        if let Some(best) = confirm::strongest_confirmed(&evidence.tested)
+            && let Some(candidate) = listed(&evidence.tested[best].candidate)
+        {
+            let found = confirm::characterise(observer, candidate, &prompts, seed)?;
+            evidence.tested[best].characterisation = found;
         }
     }
 

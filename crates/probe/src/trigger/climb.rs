@@ -17,7 +17,7 @@ use report::hunt::TargetRecord;
 use super::combine::cases;
 use super::continuation::preferred;
 use super::hunt::{Hunt, Target};
-use super::pool::{Depth, Score};
+use super::pool::{Depth, Score, top};
 use super::search::{Role, TriggerSearch};
 use super::sweep::deepen;
 use crate::error::Result;
@@ -81,7 +81,7 @@ impl TriggerSearch for Climb {
             .collect();
         let objective = objective(hunt, &best)?;
         let heights = objective.rate(hunt, Depth::Full, &best)?;
-        let starts = top(best, heights, STARTS);
+        let starts = top(best.into_iter().zip(heights), STARTS);
         hunt.observer().progress().stage("climb", starts.len() * ROUNDS);
         let mut summits: Vec<(Change, f64)> = Vec::new();
         for (start, height) in starts {
@@ -162,14 +162,6 @@ fn objective(hunt: &mut Hunt<'_>, best: &[Change]) -> Result<Objective> {
     Ok(Objective::Payload(ids))
 }
 
-/// The `n` highest of those that were rated, highest first.
-fn top(changes: Vec<Change>, ratings: Vec<f64>, n: usize) -> Vec<(Change, f64)> {
-    let mut rated: Vec<(Change, f64)> = changes.into_iter().zip(ratings).collect();
-    rated.sort_by(|a, b| b.1.total_cmp(&a.1));
-    rated.truncate(n);
-    rated
-}
-
 /// The best neighbour of a candidate, if it is better; `None` as well if the budget is spent.
 fn round(
     hunt: &mut Hunt<'_>,
@@ -187,10 +179,13 @@ fn round(
     }
     for (depth, left) in [(Depth::Quick, MIDDLE), (Depth::Middle, FULL)] {
         let ratings = objective.rate(hunt, depth, &proposals)?;
-        proposals = top(proposals, ratings, left).into_iter().map(|(change, _)| change).collect();
+        proposals =
+            top(proposals.into_iter().zip(ratings), left).into_iter().map(|(change, _)| change).collect();
     }
     let ratings = objective.rate(hunt, Depth::Full, &proposals)?;
-    Ok(top(proposals, ratings, 1).pop().filter(|(_, higher)| *higher > height + GAIN * height.abs()))
+    Ok(top(proposals.into_iter().zip(ratings), 1)
+        .pop()
+        .filter(|(_, higher)| *higher > height + GAIN * height.abs()))
 }
 
 /// Texts that differ from `text` by one step.
@@ -253,7 +248,7 @@ fn minimise(hunt: &mut Hunt<'_>, objective: &Objective, start: Change, height: f
             .map(|text| Change::Insert { text, at: *at })
             .collect();
         let ratings = objective.rate(hunt, Depth::Full, &shorter)?;
-        match top(shorter, ratings, 1).pop() {
+        match top(shorter.into_iter().zip(ratings), 1).pop() {
             Some((shorter, left)) if left >= height - GAIN * height.abs() => {
                 (current, height) = (shorter, left)
             }

@@ -151,6 +151,14 @@ impl Pool {
     }
 }
 
+/// The `n` highest of changes that were rated, highest first; equals stay in their order.
+pub(super) fn top(rated: impl IntoIterator<Item = (Change, f64)>, n: usize) -> Vec<(Change, f64)> {
+    let mut rated: Vec<(Change, f64)> = rated.into_iter().collect();
+    rated.sort_by(|a, b| b.1.total_cmp(&a.1));
+    rated.truncate(n);
+    rated
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,7 @@ use super::combine::cases;
 use super::confirm::{Development, Finalist};
 use super::extend::{Aim, neighbours};
 use super::hunt::{CERTAINLY_NOT, Hunt, Target, candidate};
-use super::pool::{Depth, Score};
+use super::pool::{Depth, Score, top};
 use crate::error::Result;
 use crate::prompt::{Change, Placement};
 use crate::split::SCREENING;
@@ -223,11 +223,11 @@ impl Hunt<'_> {
         let aim = if scored { Aim::Target(target) } else { Aim::Divergence };
         let made = neighbours(self, current, aim)?;
         self.observer().progress().stage("refine", made.len() * SCREENING);
-        let mut rated = highest(self.mean_odds(&made, first)?, MIDDLE);
+        let mut rated = top(self.mean_odds(&made, first)?, MIDDLE);
         rated.retain(|(change, _)| !added(current, change).text().is_empty());
         let own = self.mean_odds(&alone(current, &rated), first)?;
         let both = rated.into_iter().zip(own).map(|((change, whole), (_, own))| (change, whole + own));
-        let strongest = highest(both.collect(), FULL);
+        let strongest = top(both, FULL);
         let aim = Aim::Target(target);
         let mut height = |changes: &[Change]| -> Result<Vec<f64>> {
             let scores = self.evaluate(Depth::Full, changes, true, |_| vec![current.text()])?;
@@ -275,13 +275,6 @@ impl Hunt<'_> {
         }
         Ok(changes.iter().cloned().zip(sums).collect())
     }
-}
-
-/// The `n` highest, highest first.
-fn highest(mut rated: Vec<(Change, f64)>, n: usize) -> Vec<(Change, f64)> {
-    rated.sort_by(|a, b| b.1.total_cmp(&a.1));
-    rated.truncate(n);
-    rated
 }
 
 /// What was added to `current` in each.
