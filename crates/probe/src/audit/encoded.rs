@@ -56,34 +56,32 @@ pub(super) fn program(text: &str) -> Option<&'static str> {
 
 /// Decodes standard or URL-safe base64, with or without padding and line breaks; `None` for anything else.
 pub(super) fn base64(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
+    let (bytes, end) = base64_head(text.as_bytes());
+    text.as_bytes()[end..].iter().all(|byte| matches!(byte, b'=' | b'\n' | b'\r')).then_some(bytes)
+}
+
+/// Decodes base64, standard or URL-safe, with line breaks, up to the first byte that is none; and where that stands.
+pub(super) fn base64_head(text: &[u8]) -> (Vec<u8>, usize) {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
     let (mut bits, mut count) = (0u32, 0u32);
-    let mut padding = false;
-    for byte in text.bytes() {
-        let value = match byte {
+    for (at, byte) in text.iter().enumerate() {
+        let digit = match byte {
             b'A'..=b'Z' => byte - b'A',
             b'a'..=b'z' => byte - b'a' + 26,
             b'0'..=b'9' => byte - b'0' + 52,
             b'+' | b'-' => 62,
             b'/' | b'_' => 63,
-            b'=' => {
-                padding = true;
-                continue;
-            }
             b'\n' | b'\r' => continue,
-            _ => return None,
+            _ => return (bytes, at),
         };
-        if padding {
-            return None;
-        }
-        bits = (bits << 6) | u32::from(value);
+        bits = (bits << 6) | u32::from(digit);
         count += 6;
         if count >= 8 {
             count -= 8;
             bytes.push((bits >> count) as u8);
         }
     }
-    Some(bytes)
+    (bytes, text.len())
 }
 
 /// Decodes hex; `None` for anything else.

@@ -5,6 +5,7 @@ use std::fs::{DirEntry, FileType, Metadata};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use inference::weights::digest::hex;
 use sha2::{Digest as _, Sha256};
 
 use super::file::File;
@@ -268,7 +269,7 @@ pub(super) fn read(found: &Found) -> std::io::Result<File> {
             None => {}
         }
     }
-    let digest = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(&hasher.finalize());
     let mut file = File::hashed(found.path.clone(), size, digest, kept, 0);
     file.weights = meter.map(Meter::end);
     Ok(file)

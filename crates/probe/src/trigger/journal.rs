@@ -10,6 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use inference::weights::digest::hex;
 use report::record::Cost;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -146,7 +147,7 @@ impl Journal {
 pub fn key(input: &impl Serialize) -> Result<String> {
     let bytes = serde_json::to_vec(input)
         .map_err(|error| Error::Journal { path: PathBuf::new(), reason: error.to_string() })?;
-    Ok(Sha256::digest(bytes).iter().take(12).map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&Sha256::digest(bytes)[..12]))
 }
 
 fn append(file: &mut File, line: &impl Serialize) -> std::io::Result<()> {

@@ -2,6 +2,7 @@
 
 use super::imports::{Trust, trust};
 use super::{Walk, walk};
+use crate::audit::encoded::base64_head;
 
 /// What follows the header of a `.npy` file whose elements are Python objects.
 pub(super) fn objects(bytes: &[u8]) -> Option<&[u8]> {
@@ -79,7 +80,8 @@ pub(super) fn encoded(text: &str) -> Search {
     let (mut opcodes, mut bytes) = (0, 0);
     for start in BASE64_STARTS {
         for (at, _) in text.match_indices(start) {
-            let content = decoded(&text.as_bytes()[at..]);
+            let piece = &text.as_bytes()[at..];
+            let (content, _) = base64_head(&piece[..piece.len().min(BASE64_BYTES)]);
             let walk = walk(&content);
             if runs_something(&walk) {
                 return Search::Found(at, walk);
@@ -92,31 +94,6 @@ pub(super) fn encoded(text: &str) -> Search {
         }
     }
     Search::Nothing
-}
-
-/// Decodes base64, standard or URL-safe, up to the first byte that is none.
-fn decoded(text: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let (mut buffer, mut bits) = (0u32, 0u32);
-    for byte in text.iter().take(BASE64_BYTES) {
-        let digit = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' | b'-' => 62,
-            b'/' | b'_' => 63,
-            b'\n' | b'\r' => continue,
-            _ => break,
-        };
-        buffer = (buffer << 6) | u32::from(digit);
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push((buffer >> bits) as u8);
-            buffer &= (1 << bits) - 1;
-        }
-    }
-    bytes
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 
+use inference::weights::digest::hex;
 use inference::weights::json::read_bounded;
 use report::audit::{Finding, Rule, Severity};
 
-use super::objects::{Objects, hex, id};
+use super::objects::{Objects, id};
 use crate::audit::Check;
 use crate::audit::file::File;
 use crate::audit::findings::Findings;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use inference::weights::digest::hex;
 use inference::weights::json::read_bounded;
 use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
 
@@ -202,11 +203,6 @@ fn apply(base: &[u8], delta: &[u8]) -> Option<Vec<u8>> {
         }
     }
     (out.len() == target).then_some(out)
-}
-
-/// Lower-case hex.
-pub(super) fn hex(id: &[u8]) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// An id out of 40 hex digits.
