@@ -22,22 +22,24 @@ pub(crate) fn examine(
     suites: &[String],
     quiet: bool,
 ) -> Result<Option<RepositoryAudit>, Failure> {
-    if let Some(lock) = &arguments.locked {
-        pin::verify(lock, target.adapter(), Some(target.base()), suites)?;
-    }
     // Of what is not there, the loader says so in its own words.
-    if arguments.no_audit || target.adapter().symlink_metadata().is_err() {
-        return Ok(None);
+    let audit = if arguments.no_audit || target.adapter().symlink_metadata().is_err() {
+        None
+    } else {
+        Some(audit::before(target.adapter(), target.adapter_name(), target.base())?)
+    };
+    if let Some(lock) = &arguments.locked {
+        pin::verify(lock, target.adapter(), audit.as_ref(), Some(target.base()), suites)?;
     }
-    let audit = audit::before(target.adapter(), target.adapter_name(), target.base())?;
     // A load that fails leaves no report, and what the files are should be known all the same.
-    if let Some(worst) = audit.worst().filter(|worst| *worst >= Severity::Medium && !quiet) {
+    let worst = audit.as_ref().and_then(RepositoryAudit::worst);
+    if let Some(worst) = worst.filter(|worst| *worst >= Severity::Medium && !quiet) {
         output::talk(&format!(
             "the files of the adapter have findings up to {}: `triggerfish audit` shows them, and so does the report",
             worst.name()
         ));
     }
-    Ok(Some(audit))
+    Ok(audit)
 }
 
 /// Whether the files are so bad that nothing of them may be loaded.

@@ -39,11 +39,13 @@ pub(crate) fn forms(forms: &FormArguments, record: &Record) -> Result<(), Failur
         end = end.and(render(form.format).and_then(|text| file(&form.file, &text)));
     }
     let text = render(forms.format)?;
-    match &forms.output {
-        Some(path) => file(path, &text)?,
-        None => data(&text)?,
-    }
+    result(forms.output.as_deref(), &text)?;
     end
+}
+
+/// Writes what a run gives to the user's file, or prints it.
+pub(crate) fn result(path: Option<&Path>, text: &str) -> Result<(), Failure> {
+    path.map_or_else(|| data(text), |path| file(path, text))
 }
 
 /// Prints data. A reader that went away (`| head`) is no error.

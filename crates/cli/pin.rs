@@ -58,7 +58,8 @@ struct File {
 }
 
 pub(crate) fn run(arguments: &PinArguments) -> Outcome {
-    let lock = take(&arguments.adapter, arguments.base.as_deref(), &arguments.suites)?;
+    let adapter = pinned(&arguments.adapter, &digests(&arguments.adapter)?)?;
+    let lock = take(adapter, arguments.base.as_deref(), &arguments.suites)?;
     let text = toml::to_string(&lock)
         .map_err(|error| Failure::Machine(format!("cannot write the lock: {error}")))?;
     let text =
@@ -73,8 +74,8 @@ pub(crate) fn run(arguments: &PinArguments) -> Outcome {
     Ok(exit::PASS)
 }
 
-/// What the arguments name, as it is.
-fn take(adapter: &Path, base: Option<&Path>, names: &[String]) -> Result<Lock, Failure> {
+/// What the arguments name, as it is, beside an adapter.
+fn take(adapter: Pinned, base: Option<&Path>, names: &[String]) -> Result<Lock, Failure> {
     let thresholds = Thresholds::STANDARD;
     Ok(Lock {
         version: VERSION,
@@ -88,22 +89,26 @@ fn take(adapter: &Path, base: Option<&Path>, names: &[String]) -> Result<Lock, F
         .map(|(name, value)| (name.to_owned(), value))
         .collect(),
         suites: suites::load(names)?.into_iter().map(|suite| (suite.name, suite.sha256)).collect(),
-        adapter: pinned(adapter)?,
-        base: base.map(pinned).transpose()?,
+        adapter,
+        base: base.map(|base| pinned(base, &digests(base)?)).transpose()?,
     })
 }
 
 /// Digests of everything below a path. The audit's process reads them: only regular files, nothing outside.
-fn pinned(path: &Path) -> Result<Pinned, Failure> {
-    let audit = worker::audit(path, &path.display().to_string(), None)?;
-    if audit.files.is_empty() {
+fn digests(path: &Path) -> Result<Vec<FileDigest>, Failure> {
+    Ok(worker::audit(path, &path.display().to_string(), None)?.files)
+}
+
+/// What there is to pin of a path whose files have these digests.
+fn pinned(path: &Path, digests: &[FileDigest]) -> Result<Pinned, Failure> {
+    if digests.is_empty() {
         return Err(Failure::Input(format!("`{}` has no file to pin", path.display())));
     }
     Ok(Pinned {
         commit: commit(path),
         chat_template: template(path)?,
         tokenizer: digest_of(path, "tokenizer.json")?,
-        files: files(&audit.files),
+        files: files(digests),
     })
 }
 
@@ -155,17 +160,23 @@ fn read(path: &Path) -> Result<Lock, Failure> {
     Ok(lock)
 }
 
-/// Compares a run's adapter, base and suites with the lock.
+/// Compares a run's adapter, base and suites with the lock. `audit` is of the adapter, if it was audited: it has the
+/// digests already.
 ///
 /// # Errors
 /// If anything differs; the error names all of it.
 pub(crate) fn verify(
     path: &Path,
     adapter: &Path,
+    audit: Option<&RepositoryAudit>,
     base: Option<&Path>,
     suites: &[String],
 ) -> Result<(), Failure> {
     let expected = read(path)?;
+    let adapter = match audit {
+        Some(audit) => pinned(adapter, &audit.files)?,
+        None => pinned(adapter, &digests(adapter)?)?,
+    };
     let found = take(adapter, base.filter(|_| expected.base.is_some()), suites)?;
     let mut drift = Vec::new();
     differences("", "tool version", &expected.tool, &found.tool, &mut drift);

@@ -46,10 +46,7 @@ pub(crate) fn run(arguments: &AuditArguments) -> Outcome {
         return Err(Failure::Input(format!("unknown format `{}`", arguments.format)));
     };
     let text = format.render(&report, &probe::audit::rules());
-    match &arguments.output {
-        Some(path) => output::file(path, &text)?,
-        None => output::data(&text)?,
-    }
+    output::result(arguments.output.as_deref(), &text)?;
     if let Some(lock) = &arguments.locked {
         pin::verify_audits(lock, &report.repositories)?;
     }
