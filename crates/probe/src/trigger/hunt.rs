@@ -1,4 +1,5 @@
-//! A hunt: searches that propose candidates, one evaluator with a shared budget, one test at the end.
+//! A hunt as searches see it: its prompts, candidates, targets and budget. [`flow`](super::flow) says in what order
+//! it searches and tests, `evaluator` what a measurement is.
 //!
 //! No list of triggers is read. Prompts are split into three disjoint parts: a few short ones that
 //! searches run every candidate on, development prompts for what the best candidates do, and held-out
