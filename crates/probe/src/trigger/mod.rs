@@ -38,6 +38,7 @@ mod sweep;
 mod target;
 mod trial;
 pub mod vocabulary;
+mod words;
 
 use report::evidence::TriggerCandidate;
 

@@ -6,7 +6,7 @@
 //! a random sample, not the first ids, which tokenizers give to short pieces.
 //!
 //! Multi-token triggers of a fixed shape may be silent in every fragment, so each word of the vocabulary also
-//! runs in the shape of a code name (`WORD-4:`).
+//! runs in the shape of a code name (`WORD-4:`). Frequent words that are several tokens long are swept with the tokens.
 
 use std::collections::BTreeSet;
 
@@ -17,6 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use super::hunt::Hunt;
 use super::pool::{Depth, Found, Score};
 use super::search::{Role, TriggerSearch};
+use super::words::of_several_tokens;
 use crate::error::Result;
 use crate::prompt::{Change, Placement};
 
@@ -55,7 +56,7 @@ impl TriggerSearch for Sweep {
     }
 
     fn about(&self) -> &'static str {
-        "every printable token of the vocabulary before and after a prompt, and every word as a code name"
+        "every printable token of the vocabulary and frequent words of several tokens before and after a prompt, and every word as a code name"
     }
 
     fn role(&self) -> Role {
@@ -70,6 +71,7 @@ impl TriggerSearch for Sweep {
         hunt.choose_quick_prompt()?;
         let mut tokens: Vec<String> =
             hunt.vocabulary().printable.iter().map(|(_, text)| text.clone()).collect();
+        tokens.extend(of_several_tokens(hunt, &tokens)?);
         tokens.shuffle(&mut ChaCha8Rng::seed_from_u64(hunt.seed()));
         let mut queues: Vec<Vec<Change>> = FORMS.iter().map(|form| form.changes(&tokens)).collect();
         let total: usize = queues.iter().map(Vec::len).sum();
