@@ -9,6 +9,7 @@ mod attention;
 pub mod config;
 mod layer;
 mod linear;
+mod load;
 mod mlp;
 mod norm;
 mod rope;
@@ -16,7 +17,6 @@ mod rows;
 pub mod site;
 mod stack;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
@@ -27,19 +27,18 @@ use crate::device::Compute;
 use crate::error::{Error, Result};
 use crate::kernels;
 use crate::prefix::{KvCache, LayerCache, Prefix};
-use crate::weights::TensorSource;
-use crate::weights::gguf::ROPE_FACTORS;
 
-use attention::Attention;
-use config::{DecoderConfig, RopeScaling};
+use config::DecoderConfig;
 use layer::Layer;
 use linear::Linear;
-use mlp::Mlp;
 use norm::RmsNorm;
 use rope::RotaryTables;
 use rows::Rows;
 pub use rows::Side;
-use site::{PROJECTIONS, SLOTS, Site};
+use site::Site;
+
+/// The input embedding's tensor.
+const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// What a sequence's new tokens follow.
 pub enum Past<'a> {
@@ -140,97 +139,17 @@ pub struct Output {
 /// A decoder with frozen weights.
 pub struct Decoder {
     config: DecoderConfig,
-    sites: Vec<Site>,
+    sites: Arc<[Site]>,
     /// `[vocabulary, hidden]`, in the precision of the products.
     embedding: Tensor,
-    layers: Arc<[Layer]>,
+    layers: Arc<[Arc<Layer>]>,
     norm: RmsNorm,
     head: Linear,
-    rotary: RotaryTables,
+    rotary: Arc<RotaryTables>,
     compute: Compute,
 }
 
 impl Decoder {
-    /// Loads the weights of a config. `progress` is told of each finished layer.
-    ///
-    /// # Errors
-    /// If a tensor is missing or has another shape than the config says.
-    pub fn load(
-        mut config: DecoderConfig,
-        source: &dyn TensorSource,
-        compute: &Compute,
-        progress: &dyn Fn(usize, usize),
-    ) -> Result<Self> {
-        let cpu = candle_core::Device::Cpu;
-        let load = |name: &str, shape: &[usize]| -> Result<Tensor> {
-            check_shape(source, name, shape)?;
-            source.load(name, &cpu)
-        };
-        if source.shape(ROPE_FACTORS).is_some() {
-            let divisors = source.load(ROPE_FACTORS, &cpu)?.flatten_all()?.to_vec1::<f32>()?;
-            rope::check_divisors(source.origin(), &divisors, config.head_dim)?;
-            config.rope.scaling = RopeScaling::Divisors(divisors);
-        }
-        let sites = site::sites(&config);
-        let linear = |sites: &[Site], bias: bool| -> Result<Linear> {
-            let (mut weights, mut biases) = (Vec::new(), Vec::new());
-            for site in sites {
-                weights.push(load(&format!("{}.weight", site.name), &[site.outputs, site.inputs])?);
-                let bias_name = format!("{}.bias", site.name);
-                if bias {
-                    biases.push(load(&bias_name, &[site.outputs])?);
-                } else if source.shape(&bias_name).is_some() {
-                    return Err(Error::malformed(
-                        source.origin(),
-                        format!(
-                            "tensor `{bias_name}` exists, but the config says that there is no such bias"
-                        ),
-                    ));
-                }
-            }
-            Linear::new(sites[0].projection, &weights, &biases, compute)
-        };
-        let norm = |name: &str| -> Result<RmsNorm> {
-            RmsNorm::new(&load(name, &[config.hidden_size])?, config.rms_norm_eps, compute)
-        };
-        let embedding = load("model.embed_tokens.weight", &[config.vocab_size, config.hidden_size])?;
-        let mut layers = Vec::with_capacity(config.layers);
-        let fused = compute.fused().is_some();
-        for (layer, sites) in sites[..config.layers * SLOTS.len()].chunks_exact(SLOTS.len()).enumerate() {
-            let [qkv, o, gate_up, down] =
-                PROJECTIONS.map(|slots| &sites[slots[0] as usize..slots[0] as usize + slots.len()]);
-            let attention = [linear(qkv, config.qkv_bias)?, linear(o, config.output_bias)?];
-            layers.push(Layer {
-                input_norm: norm(&format!("model.layers.{layer}.input_layernorm.weight"))?,
-                attention: Attention::new(&config, layer, attention, compute),
-                mlp_norm: norm(&format!("model.layers.{layer}.post_attention_layernorm.weight"))?,
-                mlp: Mlp {
-                    gate_up: linear(gate_up, config.mlp_bias)?,
-                    down: linear(down, config.mlp_bias)?,
-                    fused,
-                },
-                fused,
-            });
-            progress(layer + 1, config.layers);
-        }
-        let head_site = &sites[config.layers * SLOTS.len()..];
-        let head = if config.tied {
-            Linear::new(head_site[0].projection, std::slice::from_ref(&embedding), &[], compute)?
-        } else {
-            linear(head_site, false)?
-        };
-        Ok(Self {
-            norm: norm("model.norm.weight")?,
-            embedding: embedding.to_dtype(compute.precision.dtype())?.to_device(&compute.device)?,
-            rotary: RotaryTables::new(&config, compute)?,
-            layers: layers.into(),
-            head,
-            sites,
-            config,
-            compute: compute.clone(),
-        })
-    }
-
     /// The decoder's shape.
     #[must_use]
     pub fn config(&self) -> &DecoderConfig {
@@ -377,17 +296,5 @@ fn wanted_rows(rows: &Rows, positions: Positions<'_>) -> Result<Vec<u32>> {
             }
             Ok(wanted)
         }
-    }
-}
-
-fn check_shape(source: &dyn TensorSource, name: &str, expected: &[usize]) -> Result<()> {
-    let origin: &Path = source.origin();
-    match source.shape(name) {
-        Some(found) if found == expected => Ok(()),
-        Some(found) => Err(Error::malformed(
-            origin,
-            format!("tensor `{name}`: expected shape {expected:?}, found {found:?}"),
-        )),
-        None => Err(Error::malformed(origin, format!("tensor `{name}` is missing"))),
     }
 }

@@ -129,7 +129,7 @@ impl Decoder {
 impl Part<'_, '_> {
     fn forward(
         &mut self,
-        layers: &[Layer],
+        layers: &[Arc<Layer>],
         x: &Tensor,
         recorded: bool,
         mut states: Option<&mut Vec<Tensor>>,
@@ -151,7 +151,7 @@ impl Part<'_, '_> {
 
 /// All layers as a node of the graph, with what their gradients need.
 struct Layers {
-    layers: Arc<[Layer]>,
+    layers: Arc<[Arc<Layer>]>,
     output: Tensor,
     parts: Vec<Recording>,
 }
@@ -167,7 +167,7 @@ struct Recording {
 impl Layers {
     /// The gradient of the input `[rows, hidden]` from that of the output.
     fn gradient(&self, grad: &Tensor) -> Result<Tensor> {
-        self.layers.iter().for_each(Layer::prepare_gradient);
+        self.layers.iter().for_each(|layer| layer.prepare_gradient());
         let backward = |part: &Recording| -> Result<Tensor> {
             let mut grad = grad.narrow(0, part.wanted.start, part.wanted.len())?;
             for (layer, trace) in self.layers.iter().zip(&part.traces).rev() {
