@@ -114,7 +114,7 @@ pub(crate) fn subject(target: &Target, pair: &ModelPair) -> Result<Subject, Fail
         base: artifact(&target.base_name, pair.files())?,
         adapter: artifact(&target.adapter_name, &adapter.files())?,
         declared_base: adapter.config.base_model.clone(),
-        changed_modules: adapter.changed_sites(),
+        changed_modules: adapter.changed_modules(pair.decoder().sites()),
     })
 }
 

@@ -82,7 +82,7 @@ impl ModelPair {
                 format!("the tokenizer has {vocabulary} tokens, the model only {}", parts.config.vocab_size),
             ));
         }
-        let decoder = Decoder::load(parts.config, parts.source.as_ref(), compute, progress)?;
+        let decoder = Decoder::load(parts.config, parts.source, compute, progress)?;
         let default_system = template.default_system();
         Ok(Self {
             decoder,
@@ -106,7 +106,7 @@ impl ModelPair {
     /// # Errors
     /// As [`Adapter::load`].
     pub fn add_adapter(&mut self, directory: &Path) -> Result<usize> {
-        let adapter = Adapter::load(directory, self.decoder.sites(), self.decoder.compute())?;
+        let adapter = Adapter::load(directory, &self.decoder)?;
         self.adapters.push(adapter);
         Ok(self.adapters.len() - 1)
     }
@@ -191,6 +191,17 @@ impl ModelPair {
         self.tokenizer.encode(&self.template.render(turns)?, self.template.is_raw())
     }
 
+    /// Input embeddings `[ids, hidden]` of token ids as a side has them.
+    ///
+    /// # Errors
+    /// If an id is outside the vocabulary.
+    pub fn embed(&self, ids: &[u32], side: Side) -> Result<Tensor> {
+        match self.decoder.of_side(&self.adapters, side)? {
+            Some(own) => own.embed(ids),
+            None => self.decoder.embed(ids),
+        }
+    }
+
     /// Runs a batch.
     ///
     /// # Errors
@@ -244,7 +255,7 @@ impl ModelPair {
     /// # Errors
     /// As [`Decoder::forward`].
     pub fn embedding_gradient(&self, ids: &[u32], side: Side, target: u32) -> Result<(Tensor, f64)> {
-        let embeddings = candle_core::Var::from_tensor(&self.decoder.embed(ids)?)?;
+        let embeddings = candle_core::Var::from_tensor(&self.embed(ids, side)?)?;
         let mut sequences = [Sequence::new(ids, side)];
         let mut batch = Batch {
             sequences: &mut sequences,
@@ -266,7 +277,7 @@ impl ModelPair {
 /// What a base is made of, wherever it was read.
 struct BaseParts {
     config: DecoderConfig,
-    source: Box<dyn TensorSource>,
+    source: Arc<dyn TensorSource>,
     tokenizer: Tokenizer,
     template: Option<Template>,
     eos: Vec<u32>,
@@ -293,7 +304,7 @@ impl BaseParts {
             template: Template::from_directory(path)?,
             eos,
             files,
-            source: Box::new(source),
+            source: Arc::new(source),
         })
     }
 
@@ -305,7 +316,7 @@ impl BaseParts {
             template: Template::from_gguf(&file)?,
             eos: Vec::new(),
             files: vec![path.to_owned()],
-            source: Box::new(file),
+            source: Arc::new(file),
         })
     }
 }

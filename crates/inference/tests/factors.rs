@@ -283,7 +283,7 @@ fn factors_make_the_adapter() {
     for &form in forms() {
         let decoder = base("llama-plain", form);
         let path = fixture("parity/lora-rank-pattern/adapter");
-        let loaded = Adapter::load(&path, decoder.sites(), decoder.compute()).unwrap();
+        let loaded = Adapter::load(&path, &decoder).unwrap();
         let copy = |site| {
             loaded.delta(site).map(|delta: &LoraDelta| {
                 LoraDelta::new(delta.factors().0, delta.factors().1, delta.scaling()).unwrap()

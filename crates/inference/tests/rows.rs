@@ -17,9 +17,11 @@ struct Pair {
 }
 
 fn pair(case: &str, form: Form) -> Pair {
-    let decoder = load_form(&fixture(&format!("parity/{case}/base")), form);
-    let adapter = fixture(&format!("parity/{case}/adapter"));
-    let adapters = vec![Adapter::load(&adapter, decoder.sites(), decoder.compute()).unwrap()];
+    let file = std::fs::read_to_string(fixture(&format!("parity/{case}/case.json"))).unwrap();
+    let file: serde_json::Value = serde_json::from_str(&file).unwrap();
+    let path = |key: &str| fixture(&format!("parity/{}", file[key].as_str().unwrap()));
+    let decoder = load_form(&path("base"), form);
+    let adapters = vec![Adapter::load(&path("adapter"), &decoder).unwrap()];
     Pair { decoder, adapters }
 }
 
@@ -65,7 +67,10 @@ fn with_forms<const N: usize>(cases: [&'static str; N]) -> impl Iterator<Item = 
 
 #[test]
 fn sides_and_lengths_mix_without_touching_each_other() {
-    for (case, form) in with_forms(["llama-untied-gqa", "mistral-window", "qwen2"]) {
+    let replacing = ["lora-saved-embedding-bound", "lora-dora-bias", "lora-smuggled"];
+    let [embedding, magnitudes, weights] = replacing;
+    let cases = ["llama-untied-gqa", "mistral-window", "qwen2", embedding, magnitudes, weights];
+    for (case, form) in with_forms(cases) {
         let pair = pair(case, form);
         let amplified = Side::scaled(2.5);
         let mut wanted = Vec::new();
@@ -93,7 +98,9 @@ fn sides_and_lengths_mix_without_touching_each_other() {
 #[test]
 fn shared_prefix_and_cache_equal_one_pass() {
     // The window of mistral-window (8) is shorter than the text, so that it cuts into the past.
-    for (case, form) in with_forms(["llama-untied-gqa", "mistral-window", "qwen2-window-on"]) {
+    for (case, form) in
+        with_forms(["llama-untied-gqa", "mistral-window", "qwen2-window-on", "lora-dora", "lora-saved-norm"])
+    {
         let pair = pair(case, form);
         let text: Vec<u32> = (0..14).map(|i| (i * 7 + 3) % 60).collect();
         for side in [Side::BASE, Side::ADAPTED] {

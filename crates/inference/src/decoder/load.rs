@@ -1,5 +1,6 @@
 //! From named tensors to a decoder, layer by layer.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use super::mlp::Mlp;
 use super::norm::RmsNorm;
 use super::rope::{self, RotaryTables};
 use super::site::{self, PROJECTIONS, SLOTS, Site};
-use super::{Decoder, EMBEDDING};
+use super::{Decoder, EMBEDDING, NORM};
 use crate::device::Compute;
 use crate::error::{Error, Result};
 use crate::weights::TensorSource;
@@ -26,7 +27,7 @@ impl Decoder {
     /// If a tensor is missing or has another shape than the config says.
     pub fn load(
         mut config: DecoderConfig,
-        source: &dyn TensorSource,
+        source: Arc<dyn TensorSource>,
         compute: &Compute,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self> {
@@ -36,7 +37,7 @@ impl Decoder {
             config.rope.scaling = RopeScaling::Divisors(divisors);
         }
         let sites = site::sites(&config);
-        let loader = Loader { config: &config, sites: &sites, source, compute };
+        let loader = Loader { config: &config, sites: &sites, source: &*source, compute, variant: false };
         let embedding = loader.tensor(EMBEDDING, &[config.vocab_size, config.hidden_size])?;
         let mut layers = Vec::with_capacity(config.layers);
         for layer in 0..config.layers {
@@ -45,15 +46,120 @@ impl Decoder {
         }
         let head = loader.head(&embedding)?;
         Ok(Self {
-            norm: loader.norm("model.norm.weight")?,
+            norm: loader.norm(NORM)?,
             embedding: loader.table(&embedding)?,
             rotary: Arc::new(RotaryTables::new(&config, compute)?),
             layers: layers.into(),
-            head,
+            head: Arc::new(head),
             sites: sites.into(),
             config,
             compute: compute.clone(),
+            source,
         })
+    }
+
+    /// The decoder with other tensors in the place of its own or beside them (a bias that it does not have); what is
+    /// not replaced is shared. A tied head and the embedding are two tensors here, each replaced by its own name.
+    ///
+    /// # Errors
+    /// If a tensor belongs to no part of the decoder, or has another shape than its place.
+    pub(crate) fn variant(&self, replaced: &BTreeMap<String, Tensor>) -> Result<Self> {
+        let overlay = Overlay { under: &*self.source, replaced };
+        let (config, compute) = (&self.config, &self.compute);
+        let loader = Loader { config, sites: &self.sites, source: &overlay, compute, variant: true };
+        let mut variant = Self {
+            config: config.clone(),
+            sites: self.sites.clone(),
+            embedding: self.embedding.clone(),
+            layers: self.layers.clone(),
+            norm: self.norm.clone(),
+            head: self.head.clone(),
+            rotary: self.rotary.clone(),
+            compute: compute.clone(),
+            source: self.source.clone(),
+        };
+        let mut layers: Vec<Arc<Layer>> = self.layers.to_vec();
+        let mut touched = BTreeSet::new();
+        for name in replaced.keys() {
+            match part_of(name, config.layers) {
+                Some(Part::Embedding) => {
+                    let embedding = loader.tensor(EMBEDDING, &[config.vocab_size, config.hidden_size])?;
+                    variant.embedding = loader.table(&embedding)?;
+                }
+                Some(Part::Norm) => variant.norm = loader.norm(NORM)?,
+                Some(Part::Head) => {
+                    variant.head = Arc::new(loader.linear(&self.sites[self.sites.len() - 1..], false)?);
+                }
+                Some(Part::Layer(layer)) => {
+                    if touched.insert(layer) {
+                        layers[layer] = Arc::new(loader.layer(layer)?);
+                    }
+                }
+                None => {
+                    return Err(Error::Request(format!("the decoder has no place for a tensor `{name}`")));
+                }
+            }
+        }
+        variant.layers = layers.into();
+        Ok(variant)
+    }
+
+    /// The tensors of the base that it was loaded from.
+    pub(crate) fn source(&self) -> &dyn TensorSource {
+        &*self.source
+    }
+}
+
+/// What a tensor belongs to.
+enum Part {
+    Embedding,
+    Layer(usize),
+    Norm,
+    Head,
+}
+
+fn part_of(name: &str, layers: usize) -> Option<Part> {
+    if let Some(rest) = name.strip_prefix("model.layers.") {
+        let layer = rest.split('.').next()?.parse().ok()?;
+        return (layer < layers).then_some(Part::Layer(layer));
+    }
+    match name {
+        EMBEDDING => Some(Part::Embedding),
+        NORM => Some(Part::Norm),
+        _ if name.starts_with("lm_head.") => Some(Part::Head),
+        _ => None,
+    }
+}
+
+/// Tensors over those of another source.
+struct Overlay<'a> {
+    under: &'a dyn TensorSource,
+    replaced: &'a BTreeMap<String, Tensor>,
+}
+
+impl TensorSource for Overlay<'_> {
+    fn origin(&self) -> &Path {
+        self.under.origin()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        let own = self.replaced.get(name).map(|tensor| tensor.dims().to_vec());
+        own.or_else(|| self.under.shape(name))
+    }
+
+    fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
+        match self.replaced.get(name) {
+            Some(own) => Ok(own.to_device(device)?),
+            None => self.under.load(name, device),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names = self.under.names();
+        names.extend(self.replaced.keys().cloned());
+        names.sort();
+        names.dedup();
+        names
     }
 }
 
@@ -63,6 +169,8 @@ struct Loader<'a> {
     sites: &'a [Site],
     source: &'a dyn TensorSource,
     compute: &'a Compute,
+    /// Whether modules may have a bias of which the config says nothing, and some of a product none.
+    variant: bool,
 }
 
 impl Loader<'_> {
@@ -79,10 +187,14 @@ impl Loader<'_> {
     /// Modules with one input as one product.
     fn linear(&self, sites: &[Site], bias: bool) -> Result<Linear> {
         let (mut weights, mut biases) = (Vec::new(), Vec::new());
+        let found = |site: &Site| self.source.shape(&format!("{}.bias", site.name)).is_some();
+        let bias = bias || self.variant && sites.iter().any(found);
         for site in sites {
             weights.push(self.tensor(&format!("{}.weight", site.name), &[site.outputs, site.inputs])?);
             let bias_name = format!("{}.bias", site.name);
-            if bias {
+            if bias && self.variant && !found(site) {
+                biases.push(Tensor::zeros(site.outputs, candle_core::DType::F32, &Device::Cpu)?);
+            } else if bias {
                 biases.push(self.tensor(&bias_name, &[site.outputs])?);
             } else if self.source.shape(&bias_name).is_some() {
                 return Err(Error::malformed(

@@ -14,6 +14,7 @@ mod mlp;
 mod norm;
 mod rope;
 mod rows;
+mod sides;
 pub mod site;
 mod stack;
 
@@ -21,12 +22,12 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-use crate::adapter::Adapter;
 use crate::adapter::delta::Branches;
 use crate::device::Compute;
 use crate::error::{Error, Result};
 use crate::kernels;
 use crate::prefix::{KvCache, LayerCache, Prefix};
+use crate::weights::TensorSource;
 
 use config::DecoderConfig;
 use layer::Layer;
@@ -38,7 +39,11 @@ pub use rows::Side;
 use site::Site;
 
 /// The input embedding's tensor.
-const EMBEDDING: &str = "model.embed_tokens.weight";
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The final norm's.
+pub(crate) const NORM: &str = "model.norm.weight";
+/// The output head's; where it is tied, a base has none.
+pub(crate) const HEAD: &str = "lm_head.weight";
 
 /// What a sequence's new tokens follow.
 pub enum Past<'a> {
@@ -144,9 +149,11 @@ pub struct Decoder {
     embedding: Tensor,
     layers: Arc<[Arc<Layer>]>,
     norm: RmsNorm,
-    head: Linear,
+    head: Arc<Linear>,
     rotary: Arc<RotaryTables>,
     compute: Compute,
+    /// Where the weights come from, for adapters that replace some of them.
+    source: Arc<dyn TensorSource>,
 }
 
 impl Decoder {
@@ -189,16 +196,7 @@ impl Decoder {
         Ok(self.embedding.index_select(&ids, 0)?.to_dtype(self.compute.activation_dtype())?)
     }
 
-    /// Runs a batch.
-    ///
-    /// # Errors
-    /// If a sequence is empty, too long, or follows a prefix of another side, or a wanted position
-    /// does not exist.
-    pub fn forward(&self, adapters: &[Adapter], batch: &mut Batch<'_, '_>) -> Result<Output> {
-        self.forward_with(adapters.iter().map(|adapter| adapter.branches().clone()).collect(), batch)
-    }
-
-    /// [`Self::forward`] with the branches of adapters by index.
+    /// One pass of this very decoder, with the branches of adapters by index.
     pub(crate) fn forward_with(
         &self,
         adapters: Arc<[Branches]>,

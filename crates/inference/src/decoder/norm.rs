@@ -9,11 +9,13 @@ use crate::error::{Error, Result};
 use crate::kernels;
 
 /// `x / sqrt(mean(x²) + eps) * w` over rows; the norm in f32 whatever the type of `x`.
+#[derive(Clone)]
 pub(crate) struct RmsNorm {
     weight: Weight,
     eps: f64,
 }
 
+#[derive(Clone)]
 enum Weight {
     Fused(Arc<[f32]>),
     Composed(Tensor),

@@ -23,7 +23,7 @@ impl Side {
         Self { adapter: 0, scale }
     }
 
-    fn is_base(self) -> bool {
+    pub(crate) fn is_base(self) -> bool {
         self.scale.abs() == 0.0
     }
 }

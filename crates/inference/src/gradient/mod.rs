@@ -124,8 +124,11 @@ impl ModelPair {
 
     /// The embeddings of all tokens that are fed, with the relaxed ones in their places.
     fn input_embeddings(&self, parts: &[&Differentiated<'_>]) -> Result<Tensor> {
-        let ids: Vec<u32> = parts.iter().flat_map(|part| part.scored.fed()).collect();
-        let own = self.decoder().embed(&ids)?;
+        let own: Vec<Tensor> = parts
+            .iter()
+            .map(|part| self.embed(&part.scored.fed(), part.scored.side))
+            .collect::<Result<_>>()?;
+        let own = Tensor::cat(&own, 0)?;
         if parts.iter().all(|part| part.embeddings.is_none()) {
             return Ok(own);
         }

@@ -22,7 +22,8 @@ enum Table {
 }
 
 impl TokenScorer {
-    /// Prepares the embeddings of a base; keep it, since it copies the table.
+    /// Prepares the embeddings of a base; keep it, since it copies the table. An adapter with a table of its own is
+    /// scored by the base's all the same: what is proposed by these scores is measured by passes that have the right one.
     ///
     /// # Errors
     /// If the tensor library fails.

@@ -4,11 +4,11 @@
 //! rotary embedding; they are un-permuted here so that one half-split decoder serves both formats
 //! and PEFT adapters fit.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{Device, Tensor};
@@ -50,7 +50,7 @@ pub const ROPE_FACTORS: &str = "rope_freqs.weight";
 pub struct GgufFile {
     path: PathBuf,
     content: Content,
-    reader: RefCell<BufReader<File>>,
+    reader: Mutex<BufReader<File>>,
     /// Hugging Face name -> GGUF name.
     names: BTreeMap<String, String>,
 }
@@ -74,7 +74,7 @@ impl GgufFile {
                 .ok_or_else(|| Error::unsupported(path, format!("unknown tensor `{name}`")))?;
             names.insert(translated, name.clone());
         }
-        Ok(Self { path: path.to_owned(), content, reader: RefCell::new(reader), names })
+        Ok(Self { path: path.to_owned(), content, reader: Mutex::new(reader), names })
     }
 
     /// `general.architecture`, such as `llama` or `qwen2`.
@@ -174,7 +174,7 @@ impl TensorSource for GgufFile {
         };
         let quantized = self
             .content
-            .tensor(&mut *self.reader.borrow_mut(), stored, device)
+            .tensor(&mut *self.reader.lock().unwrap_or_else(PoisonError::into_inner), stored, device)
             .map_err(|error| Error::malformed(&self.path, format!("tensor `{stored}`: {error}")))?;
         let tensor = quantized.dequantize(device)?;
         match self.permuted_heads(stored)? {

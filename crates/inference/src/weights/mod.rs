@@ -18,7 +18,7 @@ use crate::error::Result;
 
 /// A set of named f32-convertible tensors under Hugging Face names
 /// (`model.layers.0.self_attn.q_proj.weight`).
-pub trait TensorSource {
+pub trait TensorSource: Send + Sync {
     /// Where the tensors come from, for error messages.
     fn origin(&self) -> &Path;
     /// The shape of a tensor, or `None` if there is no tensor of that name.

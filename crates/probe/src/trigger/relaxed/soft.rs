@@ -38,7 +38,8 @@ pub struct Embeddings {
 }
 
 impl Embeddings {
-    /// Reads the table of a base.
+    /// Reads the table of a base. It stands for that of an adapter with one of its own, too: what relaxed triggers
+    /// propose is measured as text.
     ///
     /// # Errors
     /// If the model fails.

@@ -1,0 +1,171 @@
+//! What an adapter does to its base: low-rank branches, and tensors in the place of the base's own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device, Tensor};
+
+use super::delta::LoraDelta;
+use crate::decoder::site::Site;
+use crate::decoder::{Decoder, EMBEDDING, HEAD};
+use crate::error::Result;
+
+/// A change that is being put together.
+pub(crate) struct Change<'a> {
+    pub(crate) base: &'a Decoder,
+    /// One optional delta a site.
+    pub(crate) deltas: Vec<Option<LoraDelta>>,
+    /// New values of the base's tensors, f32 on the CPU, under their names in the base.
+    pub(crate) replaced: BTreeMap<String, Tensor>,
+    pub(crate) notes: Vec<String>,
+}
+
+impl<'a> Change<'a> {
+    /// No change.
+    pub(crate) fn of(base: &'a Decoder) -> Self {
+        let deltas = base.sites().iter().map(|_| None).collect();
+        Self { base, deltas, replaced: BTreeMap::new(), notes: Vec::new() }
+    }
+
+    /// The value of a tensor as changed so far, if the model has it.
+    pub(crate) fn current(&self, name: &str) -> Result<Option<Tensor>> {
+        match self.replaced.get(name) {
+            Some(tensor) => Ok(Some(tensor.clone())),
+            None => original(self.base, name),
+        }
+    }
+
+    /// The weight `[outputs, inputs]` of a site as changed so far.
+    pub(crate) fn weight(&self, site: &Site) -> Result<Tensor> {
+        let name = weight_of(site);
+        match self.current(&name)? {
+            Some(weight) => Ok(weight),
+            // A decoder whose head is not tied has the tensors of all its sites.
+            None => Ok(self.base.source().load(&name, &Device::Cpu)?),
+        }
+    }
+
+    /// Puts a tensor in the place of a parameter; one that two modules of the base share changes for both.
+    pub(crate) fn overwrite(&mut self, name: &str, tensor: &Tensor) {
+        if self.base.config().tied && (name == EMBEDDING || name == HEAD) {
+            for name in [EMBEDDING, HEAD] {
+                self.replaced.insert(name.to_owned(), tensor.clone());
+            }
+        } else {
+            self.replaced.insert(name.to_owned(), tensor.clone());
+        }
+    }
+
+    /// Adds to a site's bias, which may not exist.
+    pub(crate) fn add_bias(&mut self, site: &Site, added: &Tensor) -> Result<()> {
+        let name = bias_of(site);
+        let sum = match self.current(&name)? {
+            Some(bias) => (bias + added)?,
+            None => added.clone(),
+        };
+        self.replaced.insert(name, sum);
+        Ok(())
+    }
+
+    /// Forgets replacements that are the base's own values.
+    pub(crate) fn drop_equal(&mut self) -> Result<()> {
+        let mut equal = Vec::new();
+        for (name, tensor) in &self.replaced {
+            if let Some(own) = original(self.base, name)? {
+                let values = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+                if own.dims() == tensor.dims() && values(&own)? == values(tensor)? {
+                    equal.push(name.clone());
+                }
+            }
+        }
+        for name in equal {
+            self.replaced.remove(&name);
+        }
+        Ok(())
+    }
+}
+
+/// The name of a site's weight.
+pub(crate) fn weight_of(site: &Site) -> String {
+    format!("{}.weight", site.name)
+}
+
+/// The name of a site's bias.
+pub(crate) fn bias_of(site: &Site) -> String {
+    format!("{}.bias", site.name)
+}
+
+/// The base's own value of a tensor, f32 on the CPU; a tied head has that of the embedding.
+pub(crate) fn original(base: &Decoder, name: &str) -> Result<Option<Tensor>> {
+    let stored = if name == HEAD && base.config().tied { EMBEDDING } else { name };
+    if base.source().shape(stored).is_none() {
+        return Ok(None);
+    }
+    Ok(Some(base.source().load(stored, &Device::Cpu)?.to_dtype(DType::F32)?))
+}
+
+/// The tensors that an adapter puts in the place of its base's, and the decoders with them by row scale.
+pub(crate) struct Replacements {
+    tensors: BTreeMap<String, Tensor>,
+    decoders: Mutex<Vec<(u32, Arc<Decoder>)>>,
+}
+
+/// Decoders of other scales than 1 that are kept: a scan uses one at a time.
+const KEPT: usize = 1;
+
+impl Replacements {
+    pub(crate) fn new(tensors: BTreeMap<String, Tensor>) -> Self {
+        Self { tensors, decoders: Mutex::new(Vec::new()) }
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// The modules that they belong to.
+    pub(crate) fn modules(&self) -> BTreeSet<&str> {
+        self.tensors.keys().filter_map(|name| name.rsplit_once('.')).map(|(module, _)| module).collect()
+    }
+
+    /// The base's decoder with the tensors at a scale: at 1 their own values, elsewhere on the line through those and
+    /// the base's.
+    pub(crate) fn decoder(&self, base: &Decoder, scale: f32) -> Result<Option<Arc<Decoder>>> {
+        if self.tensors.is_empty() {
+            return Ok(None);
+        }
+        let mut decoders = self.decoders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, decoder)) = decoders.iter().find(|(bits, _)| *bits == scale.to_bits()) {
+            return Ok(Some(decoder.clone()));
+        }
+        let full = 1.0f32.to_bits();
+        let decoder = Arc::new(if scale.to_bits() == full {
+            base.variant(&self.tensors)?
+        } else {
+            let mut tensors = BTreeMap::new();
+            for (name, new) in &self.tensors {
+                let own = match original(base, name)? {
+                    Some(own) => own,
+                    None => new.zeros_like()?,
+                };
+                let moved = ((new - &own)? * f64::from(scale))?;
+                tensors.insert(name.clone(), (own + moved)?);
+            }
+            base.variant(&tensors)?
+        });
+        let others = || decoders.iter().enumerate().filter(|(_, (bits, _))| *bits != full);
+        let oldest = others().next().map(|(at, _)| at).filter(|_| others().count() >= KEPT);
+        if let (true, Some(oldest)) = (scale.to_bits() != full, oldest) {
+            decoders.remove(oldest);
+        }
+        decoders.push((scale.to_bits(), decoder.clone()));
+        Ok(Some(decoder))
+    }
+}
+
+impl fmt::Debug for Replacements {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.tensors.keys()).finish()
+    }
+}
