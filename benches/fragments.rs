@@ -89,7 +89,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     let compute = Compute::open(DeviceName::Cpu, arguments.dtype)?;
     let mut pair = ModelPair::load_base(&arguments.base, &TemplateChoice::Own, &compute, &|_, _| {})?;
-    pair.add_adapter(&arguments.adapter)?;
+    pair.add_adapter(&arguments.adapter, &Default::default())?;
     let observer = Observer::new(&pair, &Silent);
     let prompts = prompts(&arguments, &observer)?;
     let vocabulary = Vocabulary::of(&pair)?;

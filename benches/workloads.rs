@@ -192,7 +192,7 @@ fn processor_seconds() -> Option<f64> {
 
 fn pair(base: &Path, adapter: &Path, compute: &Compute) -> Result<ModelPair> {
     let mut pair = ModelPair::load_base(base, &TemplateChoice::Own, compute, &|_, _| ())?;
-    pair.add_adapter(adapter)?;
+    pair.add_adapter(adapter, &Default::default())?;
     Ok(pair)
 }
 

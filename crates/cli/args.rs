@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use inference::Precision;
+use inference::adapter::runtimes::{SEMANTICS, Semantics};
 use inference::device::DeviceName;
 use probe::depth::{self, DEPTHS, Depth};
 use probe::trigger::budget::Limit;
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     Pin(PinArguments),
     /// List the rules of the audit, or explain one.
     Rules(RulesArguments),
+    /// List the base models, adapters and keys that can be loaded, and what is refused.
+    Support(SupportArguments),
     /// List the shipped suites, or validate your own.
     Suites(SuitesArguments),
     /// Print the JSON Schema of a file that this program reads or writes.
@@ -203,6 +206,13 @@ fn fail_on_severity(name: &str) -> Result<FailOnSeverity, String> {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct SupportArguments {
+    /// Form of the list.
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+    pub(crate) format: String,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct RulesArguments {
     #[command(subcommand)]
     pub(crate) verb: RulesVerb,
@@ -224,12 +234,22 @@ pub(crate) enum RulesVerb {
 #[derive(Debug, Args)]
 pub(crate) struct ModelArguments {
     /// Base model: a Hugging Face directory or a .gguf file.
-    #[arg(long, value_name = "PATH", requires = "adapter", env = "TRIGGERFISH_BASE_MODEL")]
+    #[arg(long, value_name = "PATH", requires = "adapted side", env = "TRIGGERFISH_BASE_MODEL")]
     pub(crate) base: Option<PathBuf>,
-    /// Adapter directory (adapter_config.json and adapter_model.safetensors). Without --base, the
-    /// name of an embedded adapter: benign, backdoored-refusal or backdoored-url.
-    #[arg(long, value_name = "DIR")]
+    /// Adapter: a directory (adapter_config.json and adapter_model.safetensors), an MLX-LM directory, or a GGUF file of
+    /// llama.cpp. Without --base, the name of an embedded adapter: benign, backdoored-refusal or backdoored-url.
+    #[arg(long, value_name = "PATH", group = "adapted side")]
     pub(crate) adapter: Option<PathBuf>,
+    /// In the place of an adapter, a whole checkpoint of the base's shape, such as a merged one: what differs is the
+    /// adapter.
+    #[arg(long, value_name = "PATH", group = "adapted side", requires = "base")]
+    pub(crate) adapted: Option<PathBuf>,
+    /// Whose reading of the adapter is applied: the same files mean different models in different runtimes.
+    #[arg(long, value_name = "RUNTIME", default_value = SEMANTICS[0].0, value_parser = PossibleValuesParser::new(SEMANTICS.iter().map(|(name, _)| *name)).try_map(|name| name.parse::<Semantics>()))]
+    pub(crate) semantics: Semantics,
+    /// Read the tensors of an adapter that is a Python pickle; nothing in it is run.
+    #[arg(long)]
+    pub(crate) allow_pickle: bool,
     /// Chat template: `own` (the base's), `none` (raw text), or a Jinja file.
     #[arg(long, value_name = "TEMPLATE", default_value = "own")]
     pub(crate) template: String,

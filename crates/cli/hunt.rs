@@ -43,7 +43,10 @@ pub(crate) fn run(arguments: &HuntArguments) -> Outcome {
     let mut pair = subject::load(&arguments.models, &target, &bars)?;
     let mut nulls = Vec::with_capacity(arguments.null_adapter.len());
     for directory in &arguments.null_adapter {
-        nulls.push((subject::file_name(directory), pair.add_adapter(directory)?));
+        nulls.push((
+            subject::file_name(directory),
+            pair.add_adapter(directory, &subject::load_options(&arguments.models))?,
+        ));
     }
     let about = subject::subject(&target, &pair)?;
     let settings = settings(arguments, &suites, &searches, &nulls, &pair)?;
@@ -112,7 +115,7 @@ fn settings(
     let mut null_digests = Vec::with_capacity(nulls.len());
     for (_, adapter) in nulls {
         for file in pair.adapters()[*adapter].files() {
-            null_digests.push(sha256_file(&file)?);
+            null_digests.push(sha256_file(file)?);
         }
     }
     let (from, to) = (arguments.length.start(), arguments.length.end());

@@ -16,6 +16,7 @@ mod rules;
 mod scan;
 mod subject;
 mod suites;
+mod support;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Command::AuditWorker(worker) => audit::worker::run(worker),
         Command::Pin(pin) => pin::run(pin),
         Command::Rules(rules) => rules::run(rules),
+        Command::Support(support) => support::run(support),
         Command::Suites(suites) => suites::run(suites),
         Command::Schema(schema) => suites::schema(schema),
     };

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use inference::adapter::LoadOptions;
 use inference::pair::TemplateChoice;
 use inference::weights::digest::sha256_file;
 use inference::{ActivationBudget, Compute, ModelPair};
@@ -22,6 +23,8 @@ pub(crate) struct Target {
     base_name: String,
     adapter: PathBuf,
     adapter_name: String,
+    /// Whether the adapted side is a whole checkpoint.
+    merged: bool,
     /// Keeps unpacked files alive.
     _embedded: Option<Embedded>,
 }
@@ -46,8 +49,10 @@ impl Target {
 
 /// What the arguments name; without any, the embedded fixture.
 pub(crate) fn target(arguments: &ModelArguments, quiet: bool) -> Result<Target, Failure> {
-    if let (Some(base), Some(adapter)) = (&arguments.base, &arguments.adapter) {
+    let adapted = arguments.adapted.as_ref().or(arguments.adapter.as_ref());
+    if let (Some(base), Some(adapter)) = (&arguments.base, adapted) {
         return Ok(Target {
+            merged: arguments.adapted.is_some(),
             base_name: file_name(base),
             adapter_name: file_name(adapter),
             base: base.clone(),
@@ -70,6 +75,7 @@ pub(crate) fn target(arguments: &ModelArguments, quiet: bool) -> Result<Target, 
         base: embedded.base(),
         base_name: "embedded base".into(),
         adapter: embedded.adapter(),
+        merged: false,
         adapter_name: format!("embedded {}", embedded.adapter_name),
         _embedded: Some(embedded),
     })
@@ -103,8 +109,17 @@ pub(crate) fn load(arguments: &ModelArguments, target: &Target, bars: &Bars) -> 
         bars.advance(1);
     })?;
     pair.set_budget(ActivationBudget::new(arguments.memory));
-    pair.add_adapter(&target.adapter)?;
+    if target.merged {
+        pair.add_checkpoint(&target.adapter)?;
+    } else {
+        pair.add_adapter(&target.adapter, &load_options(arguments))?;
+    }
     Ok(pair)
+}
+
+/// How the arguments have adapters read.
+pub(crate) fn load_options(arguments: &ModelArguments) -> LoadOptions {
+    LoadOptions { allow_pickle: arguments.allow_pickle, semantics: arguments.semantics }
 }
 
 /// What was tested, with digests.
@@ -112,7 +127,7 @@ pub(crate) fn subject(target: &Target, pair: &ModelPair) -> Result<Subject, Fail
     let adapter = &pair.adapters()[0];
     Ok(Subject {
         base: artifact(&target.base_name, pair.files())?,
-        adapter: artifact(&target.adapter_name, &adapter.files())?,
+        adapter: artifact(&target.adapter_name, adapter.files())?,
         declared_base: adapter.config.base_model.clone(),
         changed_modules: adapter.changed_modules(pair.decoder().sites()),
     })
@@ -137,6 +152,7 @@ pub(crate) fn settings<const N: usize>(
 ) -> Settings {
     let shared = [
         ("template", template_name(&models.template)),
+        ("semantics", models.semantics.to_string()),
         // Decides no result, but which shared beginnings are kept, and so the cost.
         ("memory", models.memory.to_string()),
         ("fail-on", format!("{:?}", report.fail_on).to_lowercase()),

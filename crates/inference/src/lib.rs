@@ -18,6 +18,7 @@ pub mod kernels;
 pub mod memory;
 pub mod pair;
 pub mod prefix;
+pub mod support;
 pub mod tokenizer;
 pub mod weights;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, LoadOptions};
 use crate::chat::{Template, Turn};
 use crate::decoder::config::{DecoderConfig, token_ids};
 use crate::decoder::{Batch, Decoder, Output, Past, Positions, Sequence, Side};
@@ -105,8 +105,18 @@ impl ModelPair {
     ///
     /// # Errors
     /// As [`Adapter::load`].
-    pub fn add_adapter(&mut self, directory: &Path) -> Result<usize> {
-        let adapter = Adapter::load(directory, &self.decoder)?;
+    pub fn add_adapter(&mut self, path: &Path, options: &LoadOptions) -> Result<usize> {
+        let adapter = Adapter::load(path, &self.decoder, options)?;
+        self.adapters.push(adapter);
+        Ok(self.adapters.len() - 1)
+    }
+
+    /// Adds a merged checkpoint as an adapter; sides refer to it by the returned index.
+    ///
+    /// # Errors
+    /// As [`Adapter::between`].
+    pub fn add_checkpoint(&mut self, path: &Path) -> Result<usize> {
+        let adapter = Adapter::between(path, &self.decoder)?;
         self.adapters.push(adapter);
         Ok(self.adapters.len() - 1)
     }

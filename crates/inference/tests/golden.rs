@@ -23,7 +23,7 @@ pub(crate) fn compare(base: &Path, adapters: &[(&str, PathBuf)], golden: &Path) 
     let mut pair = ModelPair::load_base(base, &TemplateChoice::Own, &compute(), &|_, _| {}).unwrap();
     let mut sides = vec![("base", Side::BASE)];
     for (name, path) in adapters {
-        let adapter = pair.add_adapter(path).unwrap();
+        let adapter = pair.add_adapter(path, &Default::default()).unwrap();
         sides.push((name, Side { adapter, scale: 1.0 }));
     }
     let (mut worst_logits, mut worst_gradient) = (0f64, 0f64);

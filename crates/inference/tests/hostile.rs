@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use inference::adapter::Adapter;
+use inference::adapter::{Adapter, LoadOptions};
 use serde_json::Value;
 
 use crate::fixture;
@@ -32,7 +32,7 @@ fn adapters_that_cannot_be_applied_are_refused_by_name() {
     for (name, case) in cases {
         let decoder = load_decoder(&fixture("parity").join(case["base"].as_str().unwrap()));
         let directory = fixture("parity").join(case["adapter"].as_str().unwrap());
-        let error = Adapter::load(&directory, &decoder).unwrap_err();
+        let error = Adapter::load(&directory, &decoder, &LoadOptions::default()).unwrap_err();
         check(&error.to_string(), &directory.with_file_name("expected.json"), &name);
     }
 }
@@ -43,7 +43,7 @@ fn hostile_files_are_refused_with_a_reason() {
     let mut count = 0;
     for entry in std::fs::read_dir(fixture("parity/hostile")).unwrap() {
         let directory = entry.unwrap().path();
-        let error = Adapter::load(&directory, &decoder).unwrap_err();
+        let error = Adapter::load(&directory, &decoder, &LoadOptions::default()).unwrap_err();
         check(&error.to_string(), &directory.join("expected.json"), &directory.display().to_string());
         count += 1;
     }
@@ -54,7 +54,9 @@ fn hostile_files_are_refused_with_a_reason() {
 #[test]
 fn special_files_are_refused_before_they_are_opened() {
     let decoder = load_decoder(&fixture("parity/llama-plain/base"));
-    let load = |directory: &Path| Adapter::load(directory, &decoder).unwrap_err().to_string();
+    let load = |directory: &Path| {
+        Adapter::load(directory, &decoder, &LoadOptions::default()).unwrap_err().to_string()
+    };
     let directory = tempfile::tempdir().unwrap();
     assert!(load(&directory.path().join("absent")).contains("found nothing"));
     assert!(load(directory.path()).contains("expected `adapter_model.safetensors`"));

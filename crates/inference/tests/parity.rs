@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use inference::adapter::Adapter;
+use inference::adapter::runtimes::Semantics;
+use inference::adapter::{Adapter, LoadOptions};
 use inference::chat::{Role, Template, Turn};
 use inference::decoder::Decoder;
 use inference::decoder::config::DecoderConfig;
@@ -101,6 +102,22 @@ fn greedy(decoder: &Decoder, adapters: &[Adapter], ids: &[u32], n: usize) -> Vec
     ids.split_off(ids.len() - n)
 }
 
+/// The adapted side of a case, if it has one.
+fn adapters(name: &str, case: &Value, decoder: &Decoder) -> Vec<Adapter> {
+    let options = LoadOptions {
+        allow_pickle: case["options"]["allow_pickle"] == true,
+        semantics: case["options"]["semantics"]
+            .as_str()
+            .map_or(Semantics::Peft, |name| name.parse().unwrap()),
+    };
+    let loaded = match (path_of(case, "adapter"), path_of(case, "adapted")) {
+        (Some(path), _) => Adapter::load(&path, decoder, &options),
+        (None, Some(path)) => Adapter::between(&path, decoder),
+        (None, None) => return Vec::new(),
+    };
+    vec![loaded.unwrap_or_else(|error| panic!("{name}: {error}"))]
+}
+
 fn check_case(name: &str, case: &Value, form: Form) {
     let decoder = load_form(&path_of(case, "base").unwrap(), form);
     let golden = candle_core::safetensors::load(path_of(case, "golden").unwrap(), &Device::Cpu).unwrap();
@@ -112,10 +129,7 @@ fn check_case(name: &str, case: &Value, form: Form) {
         .iter()
         .map(|&id| id as u32)
         .collect();
-    let adapters: Vec<Adapter> = path_of(case, "adapter")
-        .map(|path| Adapter::load(&path, &decoder).unwrap_or_else(|e| panic!("{name}: {e}")))
-        .into_iter()
-        .collect();
+    let adapters = adapters(name, case, &decoder);
     for (side, prefix) in [(Side::BASE, "base"), (Side::ADAPTED, "adapted")] {
         if let Some(expected) = golden.get(&format!("{prefix}_logits")) {
             let mut sequences = [Sequence::new(&ids, side)];
@@ -162,7 +176,8 @@ fn features_and_other_types_match_peft() {
             continue;
         }
         let decoder = load_decoder(&path_of(case, "base").unwrap());
-        let adapters = [Adapter::load(&path_of(case, "adapter").unwrap(), &decoder).unwrap()];
+        let adapters =
+            [Adapter::load(&path_of(case, "adapter").unwrap(), &decoder, &LoadOptions::default()).unwrap()];
         let ids: Vec<i64> = candle_core::safetensors::load(path_of(case, "golden").unwrap(), &Device::Cpu)
             .unwrap()["ids"]
             .to_vec1()
@@ -178,6 +193,47 @@ fn features_and_other_types_match_peft() {
         assert!(!adapters[0].is_zero(), "{name}");
     }
     assert!(failed.is_empty(), "{failed:?}");
+}
+
+/// Other files than PEFT's, and other runtimes' readings of PEFT's.
+#[test]
+fn containers_and_readings_match_their_origin() {
+    let cases = cases(&["container"]);
+    assert!(cases.len() >= 11, "only {} cases found", cases.len());
+    for (name, case) in &cases {
+        for &form in forms() {
+            check_case(&format!("{name} {form:?}"), case, form);
+        }
+        if let (Some(path), Some(_)) = (path_of(case, "adapter"), case["options"]["semantics"].as_str()) {
+            let decoder = load_decoder(&path_of(case, "base").unwrap());
+            let notes = Adapter::load(&path, &decoder, &LoadOptions::default()).unwrap().notes.join("\n");
+            assert!(notes.contains("computes another model"), "{name}: {notes}");
+        }
+    }
+    let pickled = cases.iter().find(|(name, _)| name == "pickle-lora").unwrap();
+    let decoder = load_decoder(&path_of(&pickled.1, "base").unwrap());
+    let refused = Adapter::load(&path_of(&pickled.1, "adapter").unwrap(), &decoder, &LoadOptions::default());
+    assert!(refused.unwrap_err().hint().unwrap().contains("--allow-pickle"));
+}
+
+/// What a runtime does not load is not scanned as if it did.
+#[test]
+fn adapters_that_another_runtime_refuses_are_refused_in_its_reading() {
+    for (case, semantics, reason) in [
+        ("lora-dora", Semantics::Vllm, "DoRA"),
+        ("lora-saved-head", Semantics::Vllm, "modules_to_save"),
+        ("lora-smuggled", Semantics::Vllm, "no factors"),
+        ("lora-smuggled", Semantics::LlamaCpp, "whole weights"),
+        ("ia3", Semantics::LlamaCpp, "no LoRA"),
+    ] {
+        let decoder = load_decoder(&fixture("parity/llama-plain/base"));
+        let path = fixture(&format!("parity/{case}/adapter"));
+        let options = LoadOptions { semantics, ..LoadOptions::default() };
+        let error = Adapter::load(&path, &decoder, &options).unwrap_err().to_string();
+        assert!(error.contains(reason) && error.contains(&semantics.to_string()), "{case}: {error}");
+        let notes = Adapter::load(&path, &decoder, &LoadOptions::default()).unwrap().notes.join("\n");
+        assert!(notes.contains(&format!("{semantics} does not load")), "{case}: {notes}");
+    }
 }
 
 #[test]
@@ -215,7 +271,9 @@ fn gguf_tokenizers_encode_as_expected() {
 #[test]
 fn embedding_gradient_matches_finite_differences() {
     let decoder = load_decoder(&fixture("parity/llama-untied-gqa/base"));
-    let adapter = Adapter::load(&fixture("parity/llama-untied-gqa/adapter"), &decoder).unwrap();
+    let adapter =
+        Adapter::load(&fixture("parity/llama-untied-gqa/adapter"), &decoder, &LoadOptions::default())
+            .unwrap();
     let adapters = [adapter];
     let ids = [5u32, 17, 3, 40, 9];
     let embeddings = decoder.embed(&ids).unwrap();

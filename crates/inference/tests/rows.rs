@@ -1,7 +1,7 @@
 //! What a row gets must not depend on the company that it keeps.
 
 use candle_core::Var;
-use inference::adapter::Adapter;
+use inference::adapter::{Adapter, LoadOptions};
 use inference::decoder::Decoder;
 use inference::decoder::Past;
 use inference::device::Form;
@@ -21,7 +21,7 @@ fn pair(case: &str, form: Form) -> Pair {
     let file: serde_json::Value = serde_json::from_str(&file).unwrap();
     let path = |key: &str| fixture(&format!("parity/{}", file[key].as_str().unwrap()));
     let decoder = load_form(&path("base"), form);
-    let adapters = vec![Adapter::load(&path("adapter"), &decoder).unwrap()];
+    let adapters = vec![Adapter::load(&path("adapter"), &decoder, &LoadOptions::default()).unwrap()];
     Pair { decoder, adapters }
 }
 

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::config::AdapterConfig;
 use super::names::{self, Place, TensorRole};
+use super::runtimes::{self, Semantics};
 use crate::decoder::HEAD;
 use crate::error::{Error, Result};
 use crate::weights::TensorSource;
@@ -18,6 +19,9 @@ pub(crate) struct Contents<'a> {
     source: &'a dyn TensorSource,
     config: &'a AdapterConfig,
     parts: BTreeMap<Key, String>,
+    /// Modules with tensors of the PEFT type, those included that were dropped.
+    all: BTreeSet<String>,
+    semantics: Semantics,
     shared: BTreeMap<&'static str, String>,
     /// Parameters of the base: name in the base, place, name in the file.
     pub(crate) weights: Vec<(String, Place, String)>,
@@ -28,9 +32,20 @@ impl<'a> Contents<'a> {
     ///
     /// # Errors
     /// If a name is of a PEFT type that is not known, or two names mean one tensor.
-    pub(crate) fn read(source: &'a dyn TensorSource, config: &'a AdapterConfig) -> Result<Self> {
-        let mut contents =
-            Self { source, config, parts: BTreeMap::new(), shared: BTreeMap::new(), weights: Vec::new() };
+    pub(crate) fn read(
+        source: &'a dyn TensorSource,
+        config: &'a AdapterConfig,
+        semantics: Semantics,
+    ) -> Result<Self> {
+        let mut contents = Self {
+            source,
+            config,
+            parts: BTreeMap::new(),
+            all: BTreeSet::new(),
+            semantics,
+            shared: BTreeMap::new(),
+            weights: Vec::new(),
+        };
         for name in source.names() {
             let twice = match names::role(&name) {
                 TensorRole::Part { module, part, bias } => {
@@ -60,6 +75,7 @@ impl<'a> Contents<'a> {
                 ));
             }
         }
+        contents.all = contents.modules().into_iter().map(str::to_owned).collect();
         // The order in which PEFT's modules take them: of two names of one tied tensor, the head's comes last.
         contents.weights.sort_by_key(|(parameter, ..)| parameter == HEAD);
         Ok(contents)
@@ -77,6 +93,35 @@ impl<'a> Contents<'a> {
     /// Modules with tensors of the PEFT type, each once, in order.
     pub(crate) fn modules(&self) -> BTreeSet<&str> {
         self.parts.keys().map(|(module, ..)| module.as_str()).collect()
+    }
+
+    /// The same, also where PEFT builds no layer for them.
+    pub(crate) fn all_modules(&self) -> &BTreeSet<String> {
+        &self.all
+    }
+
+    /// The rank of a module's factors in the file.
+    pub(crate) fn rank_of(&self, module: &str) -> Option<usize> {
+        self.shape(module, "lora_A")?.first().copied()
+    }
+
+    /// The rank that a module's factors must have: the configuration's, or where the runtime goes by the tensors their
+    /// own.
+    pub(crate) fn rank(&self, module: &str) -> usize {
+        match self.semantics {
+            Semantics::Peft => self.config.rank(module),
+            _ => self.rank_of(module).unwrap_or(self.config.r),
+        }
+    }
+
+    /// The factor of a module's branch.
+    pub(crate) fn scaling(&self, module: &str) -> f64 {
+        runtimes::scaling(self.semantics, self.config, module, self.rank_of(module))
+    }
+
+    /// Whose reading is applied.
+    pub(crate) fn semantics(&self) -> Semantics {
+        self.semantics
     }
 
     /// Forgets the tensors of a module, as PEFT does where the module has no adapter layer.

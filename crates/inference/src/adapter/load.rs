@@ -1,41 +1,48 @@
-//! From a directory to an adapter.
+//! From files to an adapter.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::change::{Change, Replacements};
 use super::config::AdapterConfig;
 use super::contents::Contents;
 use super::delta::Branches;
+use super::runtimes::{self, Semantics};
 use super::types::EMBEDDING_MODULE;
-use super::{Adapter, CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE, whole};
+use super::{Adapter, LoadOptions, container, whole};
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
-use crate::weights::safetensors::SafetensorsFile;
 
 impl Adapter {
-    /// Loads the adapter in `directory` for a base.
+    /// Loads the adapter at a path for a base.
     ///
     /// # Errors
     /// If a file is absent or malformed, a config key with effect is not implemented, a tensor
     /// would not be applied, shapes do not fit the base, or weights are not finite.
-    pub fn load(directory: &Path, base: &Decoder) -> Result<Self> {
-        let weights = weights_file(directory)?;
-        let config = AdapterConfig::from_file(&directory.join(CONFIG_FILE))?;
-        let file = SafetensorsFile::open(&weights)?;
-        let mut contents = Contents::read(&file, &config)?;
-        let mut targeted = config.select(base.sites(), &directory.join(CONFIG_FILE))?;
-        bind_head(&config, base, &mut targeted, &directory.join(CONFIG_FILE))?;
+    pub fn load(path: &Path, base: &Decoder, options: &LoadOptions) -> Result<Self> {
+        let opened = container::open(path, base, options)?;
+        let (config_path, tensors) = (&opened.config_path, &*opened.tensors);
+        let config = AdapterConfig::from_object(config_path, &opened.config)?;
+        let semantics = options.semantics;
+        let mut contents = Contents::read(tensors, &config, semantics)?;
+        let mut targeted = config.select(base.sites(), config_path)?;
+        bind_head(&config, base, &mut targeted, config_path)?;
+        let notes = runtimes::check(semantics, &contents, &targeted, base.sites())?;
+        if semantics != Semantics::Peft {
+            targeted = base.sites().iter().map(|site| contents.all_modules().contains(&site.name)).collect();
+        }
         let mut change = Change::of(base);
         change.notes.clone_from(&config.notes);
-        drop_unreached(&mut contents, &targeted, &mut change, &directory.join(CONFIG_FILE))?;
+        change.notes.extend(opened.notes);
+        change.notes.extend(notes);
+        drop_unreached(&mut contents, &targeted, &mut change, config_path)?;
         whole::apply(&contents, &targeted, &mut change)?;
         config.kind.apply(&contents, &targeted, &mut change)?;
         change.drop_equal()?;
         let nothing = change.deltas.iter().all(Option::is_none) && change.replaced.is_empty();
         // A file with tensors that all are the base's own is an adapter that changes nothing; without any it is none.
         if nothing && contents.modules().is_empty() && contents.weights.is_empty() {
-            return Err(Error::malformed(&weights, "the adapter changes no module of this base")
+            return Err(Error::malformed(tensors.origin(), "the adapter changes no module of this base")
                 .with_hint(config.base_hint()));
         }
         let Change { deltas, replaced, notes, .. } = change;
@@ -43,7 +50,7 @@ impl Adapter {
         let replacements = Replacements::new(replaced);
         // Weights that do not fit are told now, not in the middle of a scan.
         replacements.decoder(base, 1.0)?;
-        Ok(Self { config, path: Some(directory.to_owned()), notes, deltas, branches, replacements })
+        Ok(Self { config, files: opened.files, notes, deltas, branches, replacements })
     }
 }
 
@@ -78,7 +85,11 @@ fn drop_unreached(
         let tokens = contents.has(module, "trainable_tokens_delta");
         let reached = match site {
             Some(site) => targeted[site] || tokens,
-            None if embedding => config.targets(module, false, config_path)? || tokens,
+            None if embedding => {
+                contents.semantics() != Semantics::Peft
+                    || config.targets(module, false, config_path)?
+                    || tokens
+            }
             None if config.kind.changes(module) => config.targets(module, false, config_path)?,
             None => {
                 return Err(Error::malformed(
@@ -97,35 +108,9 @@ fn drop_unreached(
     }
     if let Some(first) = unreached.first() {
         change.notes.push(format!(
-            "the file has tensors for {} modules that target_modules does not select (`{first}` is the first); PEFT ignores them, and so did this scan, but vLLM and llama.cpp apply them: the adapter means different models in different runtimes",
+            "the file has tensors for {} modules that target_modules does not select (`{first}` is the first); PEFT ignores them, and so did this run, but vLLM and llama.cpp apply them: the adapter means different models in different runtimes",
             unreached.len()
         ));
     }
     Ok(())
-}
-
-/// Finds the weights, and says what is there instead if they are not.
-fn weights_file(directory: &Path) -> Result<PathBuf> {
-    if !directory.is_dir() {
-        let what = if directory.exists() { "found a file" } else { "found nothing" };
-        return Err(Error::malformed(directory, format!("expected an adapter directory, {what}"))
-            .with_hint(format!("give the directory that holds `{CONFIG_FILE}` and `{WEIGHTS_FILE}`")));
-    }
-    let weights = directory.join(WEIGHTS_FILE);
-    if weights.exists() {
-        return Ok(weights);
-    }
-    if directory.join(PICKLE_FILE).exists() {
-        return Err(Error::unsupported(
-            &directory.join(PICKLE_FILE),
-            format!("found only a Python pickle, expected `{WEIGHTS_FILE}`"),
-        )
-        .with_hint("pickles run code when they are loaded, so this one was not opened; ask the author for safetensors"));
-    }
-    let hint = if directory.join("config.json").exists() {
-        "this looks like a full model; give the adapter's directory"
-    } else {
-        "checkpoints often keep the adapter in a sub-folder such as checkpoint-500"
-    };
-    Err(Error::malformed(directory, format!("expected `{WEIGHTS_FILE}`, found none")).with_hint(hint))
 }

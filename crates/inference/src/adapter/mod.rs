@@ -9,14 +9,17 @@
 
 mod change;
 pub mod config;
+pub(crate) mod container;
 mod contents;
 pub mod delta;
 mod load;
+mod merged;
 pub mod names;
 pub(crate) mod recorder;
 mod residual;
+pub mod runtimes;
 pub mod target;
-mod types;
+pub(crate) mod types;
 mod whole;
 
 use std::path::PathBuf;
@@ -32,24 +35,33 @@ use crate::error::{Error, Result};
 use change::Replacements;
 use config::AdapterConfig;
 use delta::{Branches, LoraDelta};
+use runtimes::Semantics;
 
 /// File names of the PEFT layout.
 pub const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 const PICKLE_FILE: &str = "adapter_model.bin";
 
+/// How an adapter is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoadOptions {
+    /// Whether the tensors of a pickle are read, without running it.
+    pub allow_pickle: bool,
+    /// Whose reading is applied.
+    pub semantics: Semantics,
+}
+
 /// An adapter that fits its base: one optional delta a linear site, and tensors that replace the base's own.
 #[derive(Debug)]
 pub struct Adapter {
     /// The parsed configuration.
     pub config: AdapterConfig,
-    /// The directory that it came from; none for one that was made in memory.
-    pub path: Option<PathBuf>,
     /// What the user should know though the load succeeded.
     pub notes: Vec<String>,
     deltas: Vec<Option<LoraDelta>>,
     branches: Branches,
     replacements: Replacements,
+    files: Vec<PathBuf>,
 }
 
 impl Adapter {
@@ -85,7 +97,7 @@ impl Adapter {
         let config = AdapterConfig::targeting(&targets)?;
         let branches = Branches::new(sites, &deltas, compute)?;
         let replacements = Replacements::new(Default::default());
-        Ok(Self { config, path: None, notes: Vec::new(), deltas, branches, replacements })
+        Ok(Self { config, files: Vec::new(), notes: Vec::new(), deltas, branches, replacements })
     }
 
     /// Exchanges A `[r, inputs]` and B `[outputs, r]` of every site with a delta, as after a step of an optimiser; one
@@ -162,8 +174,7 @@ impl Adapter {
 
     /// The files that decide what the adapter computes; none if it was made in memory.
     #[must_use]
-    pub fn files(&self) -> Vec<PathBuf> {
-        let of = |path: &PathBuf| [CONFIG_FILE, WEIGHTS_FILE].map(|name| path.join(name)).to_vec();
-        self.path.as_ref().map(of).unwrap_or_default()
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 }

@@ -8,6 +8,7 @@ use super::change::Change;
 use super::config::Biases;
 use super::contents::Contents;
 use super::names::Place;
+use super::runtimes::Semantics;
 use crate::decoder::{EMBEDDING, HEAD};
 use crate::error::{Error, Result};
 
@@ -15,7 +16,9 @@ use crate::error::{Error, Result};
 pub(super) fn apply(contents: &Contents<'_>, targeted: &[bool], change: &mut Change<'_>) -> Result<()> {
     let config = contents.config();
     let (mut copies, mut undeclared) = (Vec::new(), Vec::new());
-    for (parameter, place, name) in &contents.weights {
+    // The others skip what they do not refuse.
+    let applied = if contents.semantics() == Semantics::Peft { &contents.weights[..] } else { &[] };
+    for (parameter, place, name) in applied {
         let module = parameter.rsplit_once('.').map_or(parameter.as_str(), |(module, _)| module);
         let saved = config.saves(module);
         if saved && matches!(place, Place::Plain | Place::Copy) {

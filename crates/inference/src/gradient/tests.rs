@@ -15,7 +15,7 @@ fn pair(form: Form) -> ModelPair {
     let compute = Compute { form, ..Compute::cpu() };
     let mut pair =
         ModelPair::load_base(&fixture("base"), &TemplateChoice::Own, &compute, &|_, _| {}).unwrap();
-    pair.add_adapter(&fixture("adapters/backdoored-refusal")).unwrap();
+    pair.add_adapter(&fixture("adapters/backdoored-refusal"), &Default::default()).unwrap();
     pair
 }
 

@@ -14,6 +14,7 @@ use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{Device, Tensor};
 
 use super::TensorSource;
+use crate::decoder::config::DecoderConfig;
 use crate::error::{Error, Result};
 
 /// Tensor names: GGUF part, Hugging Face part. `{}` is the layer.
@@ -53,6 +54,8 @@ pub struct GgufFile {
     reader: Mutex<BufReader<File>>,
     /// Hugging Face name -> GGUF name.
     names: BTreeMap<String, String>,
+    /// Whether its tensors are a base's, whose q and k rows may be permuted as its metadata says.
+    base: bool,
 }
 
 impl GgufFile {
@@ -61,6 +64,22 @@ impl GgufFile {
     /// # Errors
     /// If the file is not GGUF, or holds a tensor whose name has no counterpart.
     pub fn open(path: &Path) -> Result<Self> {
+        let mut file = Self::open_adapter(path)?;
+        let mut names = BTreeMap::new();
+        for name in file.content.tensor_infos.keys() {
+            let translated = translate(name)
+                .ok_or_else(|| Error::unsupported(path, format!("unknown tensor `{name}`")))?;
+            names.insert(translated, name.clone());
+        }
+        (file.names, file.base) = (names, true);
+        Ok(file)
+    }
+
+    /// Opens a file whose tensors keep their own names, as those of an adapter.
+    ///
+    /// # Errors
+    /// If the file is not GGUF.
+    pub(crate) fn open_adapter(path: &Path) -> Result<Self> {
         let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
         if !metadata.is_file() {
             return Err(Error::malformed(path, "expected a regular file"));
@@ -68,13 +87,8 @@ impl GgufFile {
         let mut reader = BufReader::new(File::open(path).map_err(Error::io(path))?);
         let content = Content::read(&mut reader)
             .map_err(|error| Error::malformed(path, format!("not a readable GGUF file: {error}")))?;
-        let mut names = BTreeMap::new();
-        for name in content.tensor_infos.keys() {
-            let translated = translate(name)
-                .ok_or_else(|| Error::unsupported(path, format!("unknown tensor `{name}`")))?;
-            names.insert(translated, name.clone());
-        }
-        Ok(Self { path: path.to_owned(), content, reader: Mutex::new(reader), names })
+        let names = content.tensor_infos.keys().map(|name| (name.clone(), name.clone())).collect();
+        Ok(Self { path: path.to_owned(), content, reader: Mutex::new(reader), names, base: false })
     }
 
     /// `general.architecture`, such as `llama` or `qwen2`.
@@ -136,6 +150,25 @@ impl GgufFile {
         }
     }
 
+    /// Names of the tensors as the file has them, sorted.
+    pub(crate) fn stored_names(&self) -> Vec<String> {
+        self.names.values().cloned().collect()
+    }
+
+    /// The same as for a base's tensor of this name, the heads being the base's: an adapter's file does not say them.
+    pub(crate) fn permuted_heads_of(&self, name: &str, base: &DecoderConfig) -> Result<Option<usize>> {
+        if self.architecture()? != "llama" {
+            return Ok(None);
+        }
+        Ok(if name.contains(".attn_q.") {
+            Some(base.heads)
+        } else if name.contains(".attn_k.") {
+            Some(base.kv_heads)
+        } else {
+            None
+        })
+    }
+
     /// Number of attention heads whose rows the converter permuted in this tensor.
     fn permuted_heads(&self, name: &str) -> Result<Option<usize>> {
         let key = if name.contains(".attn_q.") {
@@ -177,7 +210,8 @@ impl TensorSource for GgufFile {
             .tensor(&mut *self.reader.lock().unwrap_or_else(PoisonError::into_inner), stored, device)
             .map_err(|error| Error::malformed(&self.path, format!("tensor `{stored}`: {error}")))?;
         let tensor = quantized.dequantize(device)?;
-        match self.permuted_heads(stored)? {
+        let permuted = if self.base { self.permuted_heads(stored)? } else { None };
+        match permuted {
             Some(heads) => unpermute(&tensor, heads)
                 .map_err(|error| Error::malformed(&self.path, format!("tensor `{stored}`: {error}"))),
             None => Ok(tensor),
@@ -204,7 +238,7 @@ pub(crate) fn integer(value: &Value) -> Option<usize> {
     }
 }
 
-fn translate(name: &str) -> Option<String> {
+pub(crate) fn translate(name: &str) -> Option<String> {
     if let Some((_, hf)) = GLOBAL_NAMES.iter().find(|(gguf, _)| *gguf == name) {
         return Some((*hf).to_owned());
     }
@@ -216,7 +250,7 @@ fn translate(name: &str) -> Option<String> {
 
 /// Inverse of the converter's row order: within each head, rows alternate between the two halves
 /// of the rotary pair (`[heads, d/2, 2]`); half-split order is `[heads, 2, d/2]`.
-fn unpermute(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
+pub(crate) fn unpermute(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     let shape = tensor.dims().to_vec();
     let rows = shape[0];
     if heads == 0 || !rows.is_multiple_of(2 * heads) {

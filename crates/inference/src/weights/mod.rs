@@ -1,6 +1,6 @@
 //! Named tensors from files, behind one boundary: bytes go in, checked tensors come out.
 //!
-//! [`safetensors`] parses single files strictly, [`directory`] opens a Hugging Face model
+//! [`safetensors`] parses single files strictly, [`torch`] state dicts of `torch.save` without running them, [`directory`] opens a Hugging Face model
 //! directory (single or sharded), [`gguf`] a GGUF file whose names and row order it translates to
 //! those of the directory. The decoder sees only [`TensorSource`].
 
@@ -9,6 +9,8 @@ pub mod directory;
 pub mod gguf;
 pub mod json;
 pub mod safetensors;
+pub mod torch;
+mod unpickle;
 
 use std::path::Path;
 

@@ -12,7 +12,7 @@ pub(crate) fn pair(adapters: &[&str]) -> ModelPair {
     let mut pair =
         ModelPair::load_base(&root.join("base"), &TemplateChoice::Own, &Compute::cpu(), &|_, _| {}).unwrap();
     for adapter in adapters {
-        pair.add_adapter(&root.join("adapters").join(adapter)).unwrap();
+        pair.add_adapter(&root.join("adapters").join(adapter), &Default::default()).unwrap();
     }
     pair
 }

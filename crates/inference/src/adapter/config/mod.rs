@@ -12,7 +12,6 @@ use super::target::ModulePattern;
 use super::types::{self, PeftType};
 use crate::decoder::site::Site;
 use crate::error::{Error, Result};
-use crate::weights::json;
 
 use fields::{Fields, is_neutral, shorten};
 pub use keys::is_known_key;
@@ -82,13 +81,12 @@ struct Layers {
 }
 
 impl AdapterConfig {
-    /// Parses a config file.
+    /// Parses the object of a config file; `path` is for errors.
     ///
     /// # Errors
-    /// If it is absent or malformed, or a key asks for something that is not implemented.
-    pub fn from_file(path: &Path) -> Result<Self> {
-        let object = json::read_object(path)?;
-        Fields { path, object: &object }.parse()
+    /// If it is malformed, or a key asks for something that is not implemented.
+    pub fn from_object(path: &Path, object: &Map<String, Value>) -> Result<Self> {
+        Fields { path, object }.parse()
     }
 
     /// The config of an adapter with these `(module, rank, scaling)` and no others, in the order of PEFT's file.
@@ -118,6 +116,14 @@ impl AdapterConfig {
         ];
         let object = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         Fields { path: Path::new("an adapter in memory"), object: &object }.parse()
+    }
+
+    /// The config of a whole checkpoint, which has none.
+    pub(crate) fn of_checkpoint() -> Result<Self> {
+        let targets = Value::Array(Vec::new());
+        let fields = [("peft_type", Value::from("LORA")), ("target_modules", targets)];
+        let object = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        Fields { path: Path::new("a merged checkpoint"), object: &object }.parse()
     }
 
     /// The rank at a module: the first matching key of `rank_pattern` in file order, else `r`.

@@ -28,7 +28,7 @@ fn table(contents: &Contents<'_>, change: &Change<'_>) -> Result<Tensor> {
 fn low_rank(contents: &Contents<'_>, change: &mut Change<'_>) -> Result<()> {
     let (config, base) = (contents.config(), change.base.config());
     let (vocabulary, hidden) = (base.vocab_size, base.hidden_size);
-    let (rank, scaling) = (config.rank(MODULE), config.scaling(MODULE));
+    let (rank, scaling) = (config.rank(MODULE), contents.scaling(MODULE));
     let bound = config.ensure_weight_tying && base.tied && contents.has("lm_head", "lora_A");
     let (a, b) = if bound {
         // The same tensors turned, in PEFT views of the same memory, which the head's fill last.

@@ -9,6 +9,7 @@ use crate::adapter::config::keys::{LORA, Treatment};
 use crate::adapter::contents::Contents;
 use crate::adapter::delta::LoraDelta;
 use crate::adapter::residual;
+use crate::adapter::runtimes::Semantics;
 use crate::decoder::site::Site;
 use crate::error::{Error, Result};
 
@@ -45,7 +46,7 @@ impl PeftType for Lora {
 
 fn linear(contents: &Contents<'_>, index: usize, site: &Site, change: &mut Change<'_>) -> Result<()> {
     let (config, module) = (contents.config(), &site.name);
-    let (rank, scaling) = (config.rank(module), config.scaling(module));
+    let (rank, scaling) = (contents.rank(module), contents.scaling(module));
     let mut a = contents.part(module, "lora_A", &[rank, site.inputs])?;
     let b = contents.part(module, "lora_B", &[site.outputs, rank])?;
     if contents.has(module, "lora_diag") || config.residual == Residual::WithoutMinor {
@@ -69,6 +70,8 @@ fn linear(contents: &Contents<'_>, index: usize, site: &Site, change: &mut Chang
     // A whole weight in the file is loaded after PEFT took a part out of the base's.
     let taken = match config.residual {
         Residual::Whole => None,
+        // Only PEFT takes anything out.
+        _ if contents.semantics() != Semantics::Peft => None,
         _ if change.replaced.contains_key(&own) => None,
         kind => Some(residual::taken_out(kind, &change.weight(site)?, rank, scaling, module)?),
     };

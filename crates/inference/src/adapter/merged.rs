@@ -1,0 +1,130 @@
+//! A merged checkpoint as an adapter: what differs from the base is the change.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+
+use super::Adapter;
+use super::change::{Change, Replacements, bias_of, original, weight_of};
+use super::config::AdapterConfig;
+use super::delta::Branches;
+use crate::decoder::config::DecoderConfig;
+use crate::decoder::{Decoder, EMBEDDING, HEAD};
+use crate::error::{Error, Result};
+use crate::weights::TensorSource;
+use crate::weights::directory::Directory;
+use crate::weights::gguf::{GgufFile, ROPE_FACTORS};
+
+impl Adapter {
+    /// Loads a whole checkpoint, a model directory or a GGUF file, as the adapted side of a base of the same shape.
+    ///
+    /// # Errors
+    /// If it is malformed, of another architecture or shape, or holds values that are not finite.
+    pub fn between(path: &Path, base: &Decoder) -> Result<Self> {
+        let (config, source, files) = open(path)?;
+        same_shape(path, &config, base.config())?;
+        let mut change = Change::of(base);
+        let mut names = base.source().names();
+        names.extend(source.names().into_iter().filter(|name| name == HEAD));
+        names.extend(base.sites().iter().map(bias_of).filter(|name| source.shape(name).is_some()));
+        names.sort();
+        names.dedup();
+        names.retain(|name| name != ROPE_FACTORS);
+        for name in &names {
+            let Some(own) = original(base, name)? else {
+                change.replaced.insert(name.clone(), finite(&*source, name)?);
+                continue;
+            };
+            // A checkpoint whose head is tied has none of its own.
+            let stored = if name == HEAD && config.tied { EMBEDDING } else { name };
+            if source.shape(stored).is_none() && base.source().shape(name).is_some() && !used(base, name) {
+                continue;
+            }
+            let new = finite(&*source, stored)?;
+            if new.dims() != own.dims() {
+                return Err(Error::malformed(
+                    source.origin(),
+                    format!("tensor `{name}`: expected shape {:?}, found {:?}", own.dims(), new.dims()),
+                ));
+            }
+            change.replaced.insert(name.clone(), new);
+        }
+        if base.config().tied && !change.replaced.contains_key(HEAD) {
+            let table = finite(&*source, EMBEDDING)?;
+            change.replaced.insert(HEAD.to_owned(), table);
+        }
+        change.drop_equal()?;
+        let notes = vec![format!(
+            "the adapted model is a whole checkpoint; {} of its tensors differ from the base's",
+            change.replaced.len()
+        )];
+        let deltas = change.deltas;
+        let branches = Branches::new(base.sites(), &deltas, base.compute())?;
+        let replacements = Replacements::new(change.replaced);
+        replacements.decoder(base, 1.0)?;
+        Ok(Self { config: AdapterConfig::of_checkpoint()?, files, notes, deltas, branches, replacements })
+    }
+}
+
+/// Whether the decoder computes with a tensor of this name.
+fn used(base: &Decoder, name: &str) -> bool {
+    base.sites().iter().any(|site| weight_of(site) == name || bias_of(site) == name)
+        || name == EMBEDDING
+        || name.ends_with("norm.weight")
+}
+
+type Parts = (DecoderConfig, Arc<dyn TensorSource>, Vec<PathBuf>);
+
+fn open(path: &Path) -> Result<Parts> {
+    if path.is_dir() {
+        let source = Directory::open(path)?;
+        let mut files = vec![path.join("config.json")];
+        files.extend(source.paths());
+        return Ok((DecoderConfig::from_file(&path.join("config.json"))?, Arc::new(source), files));
+    }
+    if !path.exists() {
+        return Err(Error::malformed(path, "expected a checkpoint, found nothing")
+            .with_hint("give a Hugging Face model directory or a .gguf file"));
+    }
+    let file = GgufFile::open(path)?;
+    Ok((DecoderConfig::from_gguf(&file, path)?, Arc::new(file), vec![path.to_owned()]))
+}
+
+/// The checkpoint must compute what the base does, but for its weights.
+fn same_shape(path: &Path, found: &DecoderConfig, base: &DecoderConfig) -> Result<()> {
+    // Whether the head is tied, how long contexts may be and which tokens end a response may differ.
+    let comparable = |config: &DecoderConfig| DecoderConfig {
+        tied: false,
+        eos: Vec::new(),
+        max_positions: 0,
+        qkv_bias: false,
+        output_bias: false,
+        mlp_bias: false,
+        ..config.clone()
+    };
+    let (expected, other) = (format!("{:#?}", comparable(base)), format!("{:#?}", comparable(found)));
+    let differing = expected.lines().zip(other.lines()).find(|(a, b)| a != b);
+    match differing {
+        None => Ok(()),
+        Some((expected, found)) => Err(Error::malformed(
+            path,
+            format!(
+                "expected a checkpoint of the base's shape: `{}`, found `{}`",
+                expected.trim(),
+                found.trim()
+            ),
+        )
+        .with_hint("the base and the merged checkpoint must be one model before and after training")),
+    }
+}
+
+fn finite(source: &dyn TensorSource, name: &str) -> Result<candle_core::Tensor> {
+    let tensor = source.load(name, &Device::Cpu)?.to_dtype(DType::F32)?;
+    let bad = tensor.flatten_all()?.to_vec1::<f32>()?.iter().filter(|value| !value.is_finite()).count();
+    if bad == 0 {
+        return Ok(tensor);
+    }
+    Err(Error::malformed(source.origin(), format!("tensor `{name}`: {bad} values are NaN or infinite"))
+        .with_hint("every output of such a model is NaN, so nothing can be measured"))
+}
