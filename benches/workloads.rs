@@ -226,7 +226,7 @@ fn load(setup: &Setup) -> Result<Sample> {
     let start = Clock::start();
     let pair = pair(&setup.base, &setup.adapter, &setup.compute)?;
     let (seconds, cpu) = start.stop();
-    let check = vec![pair.adapters()[0].changed_modules(pair.decoder().sites()) as f64];
+    let check = vec![pair.adapters()[0].changed_modules() as f64];
     Ok(Sample { workload: "load", seconds, cpu, check, ..Sample::default() })
 }
 

@@ -57,7 +57,7 @@ pub(crate) enum Command {
     Schema(SchemaArguments),
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct ScanArguments {
     #[command(flatten)]
     pub(crate) models: ModelArguments,
@@ -179,7 +179,7 @@ pub(crate) struct PinArguments {
 }
 
 /// What is done with the files of an adapter before it is loaded.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct GateArguments {
     /// Load the adapter without auditing its files first.
     #[arg(long)]
@@ -231,7 +231,7 @@ pub(crate) enum RulesVerb {
 }
 
 /// What is tested and how it is computed.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct ModelArguments {
     /// Base model: a Hugging Face directory or a .gguf file.
     #[arg(long, value_name = "PATH", requires = "adapted side", env = "TRIGGERFISH_BASE_MODEL")]
@@ -271,7 +271,7 @@ pub(crate) struct ModelArguments {
 }
 
 /// In which forms a record is written, and where.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct FormArguments {
     /// Form of the report.
     #[arg(short, long, default_value = FORMATS[0].name(), value_parser = PossibleValuesParser::new(formats()).try_map(known_format))]
@@ -323,7 +323,7 @@ pub(crate) struct ReportVerbArguments {
 }
 
 /// What is done with the result.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct ReportArguments {
     #[command(flatten)]
     pub(crate) forms: FormArguments,

@@ -76,6 +76,13 @@ impl From<inference::Error> for Failure {
     }
 }
 
+/// The code of two runs together: a finding outranks a run that failed, which outranks one that is incomplete.
+pub(crate) fn worse(a: u8, b: u8) -> u8 {
+    const ORDER: [u8; 5] = [PASS, INCOMPLETE, INPUT, INTERNAL, FOUND];
+    let rank = |code: u8| ORDER.iter().position(|known| *known == code);
+    if rank(b) > rank(a) { b } else { a }
+}
+
 /// The exit code of a finished scan: a finding outranks incompleteness, which outranks a pass.
 pub(crate) fn of_verdict(verdict: Verdict, complete: bool, fail_on: FailOn, incomplete_ok: bool) -> u8 {
     if fail_on.fails(verdict) {
@@ -102,6 +109,13 @@ pub(crate) fn of_audits(audits: &[RepositoryAudit], fail_on: FailOnSeverity, inc
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_worse_of_two_codes_counts() {
+        assert_eq!(worse(PASS, INCOMPLETE), INCOMPLETE);
+        assert_eq!(worse(FOUND, INTERNAL), FOUND);
+        assert_eq!(worse(INCOMPLETE, INPUT), INPUT);
+    }
 
     #[test]
     fn a_finding_outranks_incompleteness() {

@@ -14,6 +14,7 @@ mod progress;
 mod render;
 mod rules;
 mod scan;
+mod several;
 mod subject;
 mod suites;
 mod support;
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
     allocator::keep_freed_memory();
     let arguments = Arguments::parse();
     let result = match &arguments.command {
-        Command::Scan(scan) => scan::run(scan),
+        Command::Scan(scan) => several::run(scan),
         Command::Hunt(hunt) => hunt::run(hunt),
         Command::Report(arguments) => render::run(arguments),
         Command::Audit(audit) => audit::run(audit),

@@ -1,7 +1,7 @@
 //! Progress on standard error, and the user's wish to stop.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -12,23 +12,32 @@ use crate::exit::Failure;
 pub(crate) struct Bars {
     quiet: bool,
     bar: RefCell<Option<ProgressBar>>,
-    stopped: Arc<AtomicBool>,
+}
+
+/// Whether the user has asked the program to stop.
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the user has asked the program to stop.
+pub(crate) fn stopped() -> bool {
+    STOPPED.load(Ordering::SeqCst)
 }
 
 impl Bars {
     /// Takes over Ctrl-C: the first asks the run to stop after its batch, the second ends the process.
     pub(crate) fn new(quiet: bool) -> Result<Self, Failure> {
-        let stopped = Arc::new(AtomicBool::new(false));
-        let flag = stopped.clone();
-        ctrlc::set_handler(move || {
-            if flag.swap(true, Ordering::SeqCst) {
-                // Nothing is left half-written: reports appear by renaming a finished file.
-                std::process::exit(130);
-            }
-            crate::output::talk("\nstopping after this batch; press Ctrl-C again to end at once");
-        })
-        .map_err(|error| Failure::Machine(format!("cannot handle Ctrl-C: {error}")))?;
-        Ok(Self { quiet, bar: RefCell::new(None), stopped })
+        static HANDLED: OnceLock<Result<(), String>> = OnceLock::new();
+        let handled = HANDLED.get_or_init(|| {
+            ctrlc::set_handler(|| {
+                if STOPPED.swap(true, Ordering::SeqCst) {
+                    // Nothing is left half-written: reports appear by renaming a finished file.
+                    std::process::exit(130);
+                }
+                crate::output::talk("\nstopping after this batch; press Ctrl-C again to end at once");
+            })
+            .map_err(|error| format!("cannot handle Ctrl-C: {error}"))
+        });
+        handled.clone().map_err(Failure::Machine)?;
+        Ok(Self { quiet, bar: RefCell::new(None) })
     }
 
     /// Removes the last bar.
@@ -76,6 +85,6 @@ impl probe::Progress for Bars {
     }
 
     fn stopped(&self) -> bool {
-        self.stopped.load(Ordering::SeqCst)
+        stopped()
     }
 }

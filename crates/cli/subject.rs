@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use inference::adapter::LoadOptions;
 use inference::pair::TemplateChoice;
+use inference::weights::cache;
 use inference::weights::digest::sha256_file;
 use inference::{ActivationBudget, Compute, ModelPair};
 use probe::Progress as _;
@@ -55,8 +56,8 @@ pub(crate) fn target(arguments: &ModelArguments, quiet: bool) -> Result<Target, 
             merged: arguments.adapted.is_some(),
             base_name: file_name(base),
             adapter_name: file_name(adapter),
-            base: base.clone(),
-            adapter: adapter.clone(),
+            base: cache::resolve(base)?,
+            adapter: cache::resolve(adapter)?,
             _embedded: None,
         });
     }
@@ -88,7 +89,11 @@ pub(crate) fn file_name(path: &Path) -> String {
 
 /// Sizes the thread pool, and loads base and adapter.
 pub(crate) fn load(arguments: &ModelArguments, target: &Target, bars: &Bars) -> Result<ModelPair, Failure> {
-    if let Some(threads) = arguments.threads {
+    // A run of several adapters has sized it with the first.
+    static SIZED: std::sync::Once = std::sync::Once::new();
+    let first = !SIZED.is_completed();
+    SIZED.call_once(|| {});
+    if let (true, Some(threads)) = (first, arguments.threads) {
         // candle and our kernels use rayon's global pool; it can be sized once, before first use.
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads.get())
@@ -129,7 +134,7 @@ pub(crate) fn subject(target: &Target, pair: &ModelPair) -> Result<Subject, Fail
         base: artifact(&target.base_name, pair.files())?,
         adapter: artifact(&target.adapter_name, adapter.files())?,
         declared_base: adapter.config.base_model.clone(),
-        changed_modules: adapter.changed_modules(pair.decoder().sites()),
+        changed_modules: adapter.changed_modules(),
     })
 }
 

@@ -116,9 +116,9 @@ fn only_a_pickle_is_unsupported_and_never_a_pass() {
 fn another_method_is_unsupported_and_never_a_pass() {
     let folder = copy();
     let config = folder.path().join("adapter_config.json");
-    let text = std::fs::read_to_string(&config).unwrap().replace("\"LORA\"", "\"VERA\"");
+    let text = std::fs::read_to_string(&config).unwrap().replace("\"LORA\"", "\"OFT\"");
     std::fs::write(&config, text).unwrap();
-    refused(&base(), folder.path(), 3, &["VERA", "not scanned"]);
+    refused(&base(), folder.path(), 3, &["OFT", "not scanned"]);
 }
 
 #[test]

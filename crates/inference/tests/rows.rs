@@ -99,7 +99,7 @@ fn sides_and_lengths_mix_without_touching_each_other() {
 fn shared_prefix_and_cache_equal_one_pass() {
     // The window of mistral-window (8) is shorter than the text, so that it cuts into the past.
     for (case, form) in
-        with_forms(["llama-untied-gqa", "mistral-window", "qwen2-window-on", "lora-dora", "lora-saved-norm"])
+        with_forms(["llama-untied-gqa", "mistral-window", "qwen2-window-on", "lora-dora", "lora-restacked"])
     {
         let pair = pair(case, form);
         let text: Vec<u32> = (0..14).map(|i| (i * 7 + 3) % 60).collect();

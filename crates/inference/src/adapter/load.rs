@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::change::{Change, Replacements};
 use super::config::AdapterConfig;
@@ -9,7 +10,7 @@ use super::contents::Contents;
 use super::delta::Branches;
 use super::runtimes::{self, Semantics};
 use super::types::EMBEDDING_MODULE;
-use super::{Adapter, LoadOptions, container, whole};
+use super::{Adapter, LoadOptions, changed_modules, container, whole};
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 
@@ -23,6 +24,14 @@ impl Adapter {
         let opened = container::open(path, base, options)?;
         let (config_path, tensors) = (&opened.config_path, &*opened.tensors);
         let config = AdapterConfig::from_object(config_path, &opened.config)?;
+        let stack = match &config.replication {
+            Some(layers) => Some(Arc::new(
+                base.restacked(layers)
+                    .map_err(|error| Error::malformed(config_path, format!("layer_replication: {error}")))?,
+            )),
+            None => None,
+        };
+        let base = stack.as_deref().unwrap_or(base);
         let semantics = options.semantics;
         let mut contents = Contents::read(tensors, &config, semantics)?;
         let mut targeted = config.select(base.sites(), config_path)?;
@@ -50,7 +59,9 @@ impl Adapter {
         let replacements = Replacements::new(replaced);
         // Weights that do not fit are told now, not in the middle of a scan.
         replacements.decoder(base, 1.0)?;
-        Ok(Self { config, files: opened.files, notes, deltas, branches, replacements })
+        let files = opened.files;
+        let modules = changed_modules(base.sites(), &deltas, &replacements);
+        Ok(Self { config, files, notes, deltas, branches, replacements, stack, modules })
     }
 }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 
-use super::Adapter;
 use super::change::{Change, Replacements, bias_of, original, weight_of};
 use super::config::AdapterConfig;
 use super::delta::Branches;
+use super::{Adapter, changed_modules};
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::{Decoder, EMBEDDING, HEAD};
 use crate::error::{Error, Result};
@@ -63,7 +63,9 @@ impl Adapter {
         let branches = Branches::new(base.sites(), &deltas, base.compute())?;
         let replacements = Replacements::new(change.replaced);
         replacements.decoder(base, 1.0)?;
-        Ok(Self { config: AdapterConfig::of_checkpoint()?, files, notes, deltas, branches, replacements })
+        let (config, stack) = (AdapterConfig::of_checkpoint()?, None);
+        let modules = changed_modules(base.sites(), &deltas, &replacements);
+        Ok(Self { config, files, notes, deltas, branches, replacements, stack, modules })
     }
 }
 

@@ -34,6 +34,7 @@ use crate::error::{Error, Result};
 
 use change::Replacements;
 use config::AdapterConfig;
+pub use container::inside;
 use delta::{Branches, LoraDelta};
 use runtimes::Semantics;
 
@@ -62,6 +63,9 @@ pub struct Adapter {
     branches: Branches,
     replacements: Replacements,
     files: Vec<PathBuf>,
+    /// The layers that it runs on, where they are not the base's own.
+    stack: Option<Arc<Decoder>>,
+    modules: usize,
 }
 
 impl Adapter {
@@ -97,7 +101,9 @@ impl Adapter {
         let config = AdapterConfig::targeting(&targets)?;
         let branches = Branches::new(sites, &deltas, compute)?;
         let replacements = Replacements::new(Default::default());
-        Ok(Self { config, files: Vec::new(), notes: Vec::new(), deltas, branches, replacements })
+        let modules = changed_modules(sites, &deltas, &replacements);
+        let (files, notes) = (Vec::new(), Vec::new());
+        Ok(Self { config, files, notes, deltas, branches, replacements, stack: None, modules })
     }
 
     /// Exchanges A `[r, inputs]` and B `[outputs, r]` of every site with a delta, as after a step of an optimiser; one
@@ -152,24 +158,24 @@ impl Adapter {
         &self.branches
     }
 
-    /// The decoder that its rows run on at a scale, if the adapter replaces weights of its base.
+    /// The decoder that its rows run on at a scale, if it is not the base's own.
     pub(crate) fn decoder(&self, base: &Decoder, scale: f32) -> Result<Option<Arc<Decoder>>> {
-        self.replacements.decoder(base, scale)
+        let with_replacements = self.replacements.decoder(self.stack.as_deref().unwrap_or(base), scale)?;
+        Ok(with_replacements.or_else(|| self.stack.clone()))
     }
 
-    /// How many modules the adapter changes: `sites` are those of its base.
+    /// How many modules the adapter changes.
     #[must_use]
-    pub fn changed_modules(&self, sites: &[Site]) -> usize {
-        let mut modules = self.replacements.modules();
-        let with_delta = sites.iter().zip(&self.deltas).filter(|(_, delta)| delta.is_some());
-        modules.extend(with_delta.map(|(site, _)| site.name.as_str()));
-        modules.len()
+    pub fn changed_modules(&self) -> usize {
+        self.modules
     }
 
     /// Whether nothing is replaced and every product B·A is exactly zero, so that the adapter cannot change anything.
     #[must_use]
     pub fn is_zero(&self) -> bool {
-        self.replacements.is_empty() && self.deltas.iter().flatten().all(|delta| delta.zero)
+        self.replacements.is_empty()
+            && self.stack.is_none()
+            && self.deltas.iter().flatten().all(|delta| delta.zero)
     }
 
     /// The files that decide what the adapter computes; none if it was made in memory.
@@ -177,4 +183,12 @@ impl Adapter {
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
+}
+
+/// Modules with a delta or a replaced tensor.
+fn changed_modules(sites: &[Site], deltas: &[Option<LoraDelta>], replacements: &Replacements) -> usize {
+    let mut modules = replacements.modules();
+    let with_delta = sites.iter().zip(deltas).filter(|(_, delta)| delta.is_some());
+    modules.extend(with_delta.map(|(site, _)| site.name.as_str()));
+    modules.len()
 }

@@ -162,6 +162,27 @@ impl DecoderConfig {
         Fields { path, object: &object }.parse(architecture)
     }
 
+    /// The config of these of its layers, in this order.
+    ///
+    /// # Errors
+    /// If a layer does not exist, or there are more than a decoder may have.
+    pub(crate) fn restacked(&self, layers: &[usize]) -> Result<Self> {
+        if layers.is_empty() || layers.len() > MAX_LAYERS || layers.iter().any(|&layer| layer >= self.layers)
+        {
+            return Err(Error::Request(format!(
+                "expected 1 to {MAX_LAYERS} layers, each below {}, found {} up to {}",
+                self.layers,
+                layers.len(),
+                layers.iter().max().unwrap_or(&0)
+            )));
+        }
+        Ok(Self {
+            layers: layers.len(),
+            windows: layers.iter().map(|&layer| self.windows[layer]).collect(),
+            ..self.clone()
+        })
+    }
+
     /// Width of all query heads together.
     #[must_use]
     pub fn q_width(&self) -> usize {

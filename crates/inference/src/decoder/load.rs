@@ -104,6 +104,16 @@ impl Decoder {
         Ok(variant)
     }
 
+    /// A decoder whose layers are these of this one, in this order, each with weights and adapter sites of its own.
+    ///
+    /// # Errors
+    /// If a layer does not exist, or there are more than a decoder may have.
+    pub(crate) fn restacked(&self, layers: &[usize]) -> Result<Self> {
+        let config = self.config.restacked(layers)?;
+        let source = Restacked { under: self.source.clone(), layers: layers.to_vec() };
+        Self::load(config, Arc::new(source), &self.compute, &|_, _| {})
+    }
+
     /// The tensors of the base that it was loaded from.
     pub(crate) fn source(&self) -> &dyn TensorSource {
         &*self.source
@@ -128,6 +138,54 @@ fn part_of(name: &str, layers: usize) -> Option<Part> {
         NORM => Some(Part::Norm),
         _ if name.starts_with("lm_head.") => Some(Part::Head),
         _ => None,
+    }
+}
+
+/// The layers of a source in another order, under the names of their new places.
+struct Restacked {
+    under: Arc<dyn TensorSource>,
+    layers: Vec<usize>,
+}
+
+const LAYERS: &str = "model.layers.";
+
+impl Restacked {
+    /// The name in the source below.
+    fn below(&self, name: &str) -> Option<String> {
+        let Some(rest) = name.strip_prefix(LAYERS) else { return Some(name.to_owned()) };
+        let (layer, part) = rest.split_once('.')?;
+        let layer = self.layers.get(layer.parse::<usize>().ok()?)?;
+        Some(format!("{LAYERS}{layer}.{part}"))
+    }
+}
+
+impl TensorSource for Restacked {
+    fn origin(&self) -> &Path {
+        self.under.origin()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.under.shape(&self.below(name)?)
+    }
+
+    fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
+        match self.below(name) {
+            Some(below) => self.under.load(&below, device),
+            None => Err(Error::malformed(self.origin(), format!("tensor `{name}` is missing"))),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let all = self.under.names();
+        let (of_layers, others): (Vec<_>, Vec<_>) = all.iter().partition(|name| name.starts_with(LAYERS));
+        let mut names: Vec<String> = others.into_iter().cloned().collect();
+        for (place, layer) in self.layers.iter().enumerate() {
+            let prefix = format!("{LAYERS}{layer}.");
+            let parts = of_layers.iter().filter_map(|name| name.strip_prefix(&prefix));
+            names.extend(parts.map(|part| format!("{LAYERS}{place}.{part}")));
+        }
+        names.sort();
+        names
     }
 }
 

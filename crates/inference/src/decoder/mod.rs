@@ -18,6 +18,7 @@ mod sides;
 pub mod site;
 mod stack;
 
+use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
@@ -154,6 +155,12 @@ pub struct Decoder {
     compute: Compute,
     /// Where the weights come from, for adapters that replace some of them.
     source: Arc<dyn TensorSource>,
+}
+
+impl fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoder").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl Decoder {

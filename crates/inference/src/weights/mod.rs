@@ -4,6 +4,7 @@
 //! directory (single or sharded), [`gguf`] a GGUF file whose names and row order it translates to
 //! those of the directory. The decoder sees only [`TensorSource`].
 
+pub mod cache;
 pub mod digest;
 pub mod directory;
 pub mod gguf;

@@ -99,6 +99,28 @@ impl Fields<'_> {
         }
     }
 
+    /// `layer_replication`: ranges of layers, one after the other; the layers in their new order.
+    pub(super) fn replication(&self) -> Result<Option<Vec<usize>>> {
+        const KEY: &str = "layer_replication";
+        // More than any decoder may have, so that a range cannot be made into a list of absurd length.
+        const MOST: usize = 1 << 12;
+        let Some(value) = self.present(KEY) else { return Ok(None) };
+        let wrong = || self.wrong(KEY, "pairs of layer indices");
+        let mut layers = Vec::new();
+        for range in value.as_array().ok_or_else(wrong)? {
+            let ends: Option<Vec<usize>> = range.as_array().and_then(|ends| {
+                ends.iter().map(|end| end.as_u64().and_then(|end| usize::try_from(end).ok())).collect()
+            });
+            match ends.as_deref() {
+                Some(&[start, end]) if start < end && end - start <= MOST && layers.len() <= MOST => {
+                    layers.extend(start..end);
+                }
+                _ => return Err(wrong()),
+            }
+        }
+        Ok(if layers.is_empty() { None } else { Some(layers) })
+    }
+
     pub(super) fn rank_value(&self, key: &str, value: &Value) -> Result<usize> {
         value.as_u64().filter(|&r| r > 0 && r <= MAX_RANK).and_then(|r| usize::try_from(r).ok()).ok_or_else(
             || {

@@ -66,6 +66,8 @@ pub struct AdapterConfig {
     pub(crate) lora_bias: bool,
     pub(crate) biases: Biases,
     pub(crate) residual: Residual,
+    /// The base's layers that the adapter runs on, in its order, where they are not simply all.
+    pub(crate) replication: Option<Vec<usize>>,
     /// Rows of embeddings that are replaced, by module name.
     pub(crate) token_indices: Vec<(String, Vec<u32>)>,
     pub(crate) ensure_weight_tying: bool,
@@ -333,6 +335,7 @@ impl Fields<'_> {
             lora_bias: self.flag("lora_bias")?,
             biases: self.biases()?,
             residual: self.residual(&mut notes)?,
+            replication: self.replication()?,
             token_indices: self.token_indices()?,
             ensure_weight_tying: self.flag("ensure_weight_tying")?,
             feedforward: pattern("feedforward_modules")?,

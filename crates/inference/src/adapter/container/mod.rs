@@ -65,9 +65,10 @@ pub(super) fn open(path: &Path, base: &Decoder, options: &LoadOptions) -> Result
     if !path.is_dir() {
         return Err(Error::malformed(path, "expected an adapter directory, found a file").with_hint(WANTED));
     }
-    let inside = adapters_below(path);
+    let inside = inside(path);
     let hint = if !inside.is_empty() {
-        format!("there are adapters in {}; give one of them", inside.join(", "))
+        let names: Vec<String> = inside.iter().take(NAMED).map(|inner| inner.display().to_string()).collect();
+        format!("there are {} adapters in it, such as {}; give one of them", inside.len(), names.join(", "))
     } else if path.join("config.json").exists() {
         "this looks like a full model; give it as --adapted, or the adapter's directory".to_owned()
     } else {
@@ -78,8 +79,15 @@ pub(super) fn open(path: &Path, base: &Decoder, options: &LoadOptions) -> Result
 
 const WANTED: &str = "give the directory that holds `adapter_config.json` and `adapter_model.safetensors`";
 
-/// Sub-folders, two levels deep at most, that hold an adapter; sorted.
-fn adapters_below(path: &Path) -> Vec<String> {
+/// Adapters that an error names.
+const NAMED: usize = 4;
+
+/// Sub-folders, two levels deep at most, that hold an adapter, where the path itself is none; relative to it, sorted.
+#[must_use]
+pub fn inside(path: &Path) -> Vec<PathBuf> {
+    if CONTAINERS.iter().any(|container| container.is(path)) {
+        return Vec::new();
+    }
     let folders = |path: &Path| -> Vec<PathBuf> {
         let mut folders: Vec<PathBuf> = std::fs::read_dir(path)
             .into_iter()
@@ -94,7 +102,6 @@ fn adapters_below(path: &Path) -> Vec<String> {
         .into_iter()
         .flat_map(|folder| std::iter::once(folder.clone()).chain(folders(&folder)))
         .filter(|folder| folder.join(CONFIG_FILE).is_file())
-        .filter_map(|folder| folder.strip_prefix(path).ok().map(|inner| inner.display().to_string()))
-        .take(8)
+        .filter_map(|folder| folder.strip_prefix(path).ok().map(Path::to_path_buf))
         .collect()
 }

@@ -1,0 +1,131 @@
+//! Adapters in the forms in which people have them, from files to a verdict.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use serde_json::Value;
+
+use crate::{root, stderr, stdout, triggerfish};
+
+const PREFIX: &str = "base_model.model.";
+
+fn read(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap().path();
+        std::fs::copy(&entry, to.join(entry.file_name().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn each_adapter_of_a_repository_is_scanned() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = folder.path().join("repository");
+    copy(&root("fixtures/adapters/benign"), &repository.join("checkpoint-1"));
+    copy(&root("fixtures/adapters/backdoored-refusal"), &repository.join("final/checkpoint-2"));
+    let out = folder.path().join("report.json");
+    let base = root("fixtures/base");
+    let output = triggerfish(&[
+        "scan",
+        "--base",
+        base.to_str().unwrap(),
+        "--adapter",
+        repository.to_str().unwrap(),
+        "--format",
+        "json",
+        "-o",
+        out.to_str().unwrap(),
+    ]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("holds 2 adapters"), "{}", stderr(&output));
+    let verdict =
+        |name: &str| read(&folder.path().join(name))["judgement"]["verdict"].as_str().unwrap().to_owned();
+    assert_eq!(verdict("report.checkpoint-1.json"), "no-evidence");
+    assert_eq!(verdict("report.final-checkpoint-2.json"), "backdoored");
+}
+
+#[test]
+fn a_merged_checkpoint_is_scanned_by_its_difference_to_the_base() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&root("fixtures/base"), folder.path());
+    let load = |path: &str| candle_core::safetensors::load(root(path), &Device::Cpu).unwrap();
+    let adapter = "fixtures/adapters/backdoored-refusal";
+    let config = read(&root(adapter).join("adapter_config.json"));
+    let scaling = config["lora_alpha"].as_f64().unwrap() / config["r"].as_f64().unwrap();
+    let factors = load(&format!("{adapter}/adapter_model.safetensors"));
+    let mut merged: HashMap<String, Tensor> = load("fixtures/base/model.safetensors");
+    let mut changed = 0;
+    for (name, a) in factors.iter().filter(|(name, _)| name.ends_with(".lora_A.weight")) {
+        let b = &factors[&name.replace("lora_A", "lora_B")];
+        let module = name.trim_start_matches(PREFIX).trim_end_matches(".lora_A.weight");
+        let weight = merged.get_mut(&format!("{module}.weight")).unwrap();
+        let wide = |tensor: &Tensor| tensor.to_dtype(candle_core::DType::F32).unwrap();
+        let delta = (wide(b).matmul(&wide(a)).unwrap() * scaling).unwrap();
+        *weight = (wide(weight) + delta).unwrap();
+        changed += 1;
+    }
+    assert!(changed > 0);
+    candle_core::safetensors::save(&merged, folder.path().join("model.safetensors")).unwrap();
+    let base = root("fixtures/base");
+    let arguments = [
+        "scan",
+        "--base",
+        base.to_str().unwrap(),
+        "--adapted",
+        folder.path().to_str().unwrap(),
+        "--format",
+        "json",
+    ];
+    let output = triggerfish(&arguments);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(record["judgement"]["verdict"], "backdoored");
+    assert_eq!(record["evidence"]["tested"][0]["candidate"]["text"], "ALPHA-7");
+    assert_eq!(record["subject"]["changed_modules"], changed);
+}
+
+#[test]
+fn smuggled_weights_are_named_in_the_report() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&root("fixtures/adapters/benign"), folder.path());
+    let weights = folder.path().join("adapter_model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&weights, &Device::Cpu).unwrap();
+    let base = candle_core::safetensors::load(root("fixtures/base/model.safetensors"), &Device::Cpu).unwrap();
+    let name = "model.layers.0.input_layernorm.weight";
+    tensors.insert(format!("{PREFIX}{name}"), (&base[name] * 1.5).unwrap());
+    candle_core::safetensors::save(&tensors, &weights).unwrap();
+    let base = root("fixtures/base");
+    let output = triggerfish(&[
+        "scan",
+        "--base",
+        base.to_str().unwrap(),
+        "--adapter",
+        folder.path().to_str().unwrap(),
+        "--format",
+        "json",
+    ]);
+    let record: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}{}", stdout(&output), stderr(&output)));
+    let notes = record["notes"].to_string();
+    assert!(notes.contains(name) && notes.contains("does not declare"), "{notes}");
+    let rules = record["audit"].to_string();
+    assert!(rules.contains("input_layernorm"), "the audit has a finding of its own: {rules}");
+}
+
+#[test]
+fn support_lists_what_is_loaded_and_what_is_refused() {
+    let output = triggerfish(&["support"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = stdout(&output);
+    for name in ["llama", "IA3", "MLX-LM", "alora_invocation_tokens", "never a pass"] {
+        assert!(text.contains(name), "{name} in {text}");
+    }
+    let output = triggerfish(&["support", "--format", "json"]);
+    let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(listed["peft_types"].as_array().unwrap().len() >= 7);
+}
