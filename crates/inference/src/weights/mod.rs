@@ -7,6 +7,7 @@
 pub mod digest;
 pub mod directory;
 pub mod gguf;
+mod gguf_layout;
 pub mod json;
 pub mod safetensors;
 
