@@ -15,6 +15,7 @@ use tokenizers::normalizers::unicode::NFC;
 use tokenizers::normalizers::{NormalizerWrapper, Sequence as NormalizerSequence};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::punctuation::Punctuation;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreSequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::tokenizer::{AddedToken, SplitDelimiterBehavior};
@@ -190,12 +191,24 @@ fn byte_level(file: &GgufFile, path: &Path, parts: &GgufVocabulary) -> Result<to
             (PreSequence::new(vec![digits, byte_level_step(true)]).into(), false, false)
         }
         "gpt-2" | "gpt2" | "default" | "phi-2" => (byte_level_step(true), false, false),
+        // The tokenizer of GPT-NeoX, which OLMo took over.
+        "olmo" => (byte_level_step(true), true, false),
+        "falcon" => {
+            let marks = Punctuation::new(SplitDelimiterBehavior::Contiguous).into();
+            let digits = PreTokenizerWrapper::Digits(Digits::new(false));
+            let by_three = SplitPattern::Regex("[0-9][0-9][0-9]".to_owned());
+            let by_three =
+                Split::new(by_three, SplitDelimiterBehavior::Isolated, false).map_err(malformed)?;
+            let steps = vec![marks, byte_level_step(true), digits, by_three.into()];
+            (PreSequence::new(steps).into(), false, false)
+        }
         "qwen2" => (own_split("")?, true, false),
         "llama-bpe" | "llama3" | "smaug-bpe" => (own_split("{1,3}")?, false, true),
+        "dbrx" => (own_split("{1,3}")?, false, false),
         other => {
             return Err(Error::unsupported(
                 path,
-                format!("tokenizer.ggml.pre `{other}`; known: smollm, starcoder, gpt-2, qwen2, llama-bpe"),
+                format!("tokenizer.ggml.pre `{other}`; known: smollm, starcoder, gpt-2, olmo, falcon, qwen2, llama-bpe, dbrx"),
             )
             .with_hint("give a Hugging Face directory with a tokenizer.json instead"));
         }
@@ -219,7 +232,7 @@ fn byte_level_step(regex: bool) -> PreTokenizerWrapper {
     tokenizers::pre_tokenizers::byte_level::ByteLevel::new(false, false, regex).into()
 }
 
-/// A SentencePiece vocabulary (Llama 2, TinyLlama, Mistral): the scores give the order of merges.
+/// A SentencePiece vocabulary (Llama 2, TinyLlama, Mistral, Gemma): the scores give the order of merges.
 fn sentencepiece(file: &GgufFile, path: &Path, parts: &GgufVocabulary) -> Result<tokenizers::Tokenizer> {
     let malformed = |error: tokenizers::Error| Error::malformed(path, error.to_string());
     if parts.scores.len() != parts.tokens.len() {
@@ -248,19 +261,23 @@ fn sentencepiece(file: &GgufFile, path: &Path, parts: &GgufVocabulary) -> Result
     let mut tokenizer = tokenizers::Tokenizer::new(builder.build().map_err(malformed)?);
     let underscore = |error: tokenizers::Error| malformed(error);
     let mut steps = Vec::new();
-    if file.boolean("tokenizer.ggml.add_space_prefix").unwrap_or(true) {
+    let space_prefix = file.boolean("tokenizer.ggml.add_space_prefix").unwrap_or(true);
+    if space_prefix {
         steps.push(NormalizerWrapper::Prepend(Prepend::new("▁".to_owned())));
     }
     steps.push(NormalizerWrapper::Replace(Replace::new(" ", "▁").map_err(underscore)?));
     tokenizer
         .with_normalizer(Some(NormalizerWrapper::Sequence(NormalizerSequence::new(steps))))
         .map_err(malformed)?;
-    let decoder = tokenizers::decoders::sequence::Sequence::new(vec![
+    let mut decoders = vec![
         DecoderWrapper::Replace(Replace::new("▁", " ").map_err(underscore)?),
         DecoderWrapper::ByteFallback(ByteFallback::new()),
         DecoderWrapper::Fuse(Fuse::new()),
-        DecoderWrapper::Strip(Strip::new(' ', 1, 0)),
-    ]);
+    ];
+    if space_prefix {
+        decoders.push(DecoderWrapper::Strip(Strip::new(' ', 1, 0)));
+    }
+    let decoder = tokenizers::decoders::sequence::Sequence::new(decoders);
     tokenizer.with_decoder(Some(DecoderWrapper::Sequence(decoder)));
     add_template(&mut tokenizer, file, path, &parts.tokens, true)?;
     Ok(tokenizer)

@@ -6,6 +6,7 @@
 mod factors;
 mod golden;
 mod hostile;
+mod metamorphic;
 mod parity;
 mod rows;
 

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 
 use super::delta::LoraDelta;
+use crate::decoder::Decoder;
 use crate::decoder::site::Site;
-use crate::decoder::{Decoder, EMBEDDING, HEAD};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A change that is being put together.
 pub(crate) struct Change<'a> {
@@ -37,20 +37,42 @@ impl<'a> Change<'a> {
     }
 
     /// The weight `[outputs, inputs]` of a site as changed so far.
+    ///
+    /// # Errors
+    /// If the base does not store it as a tensor of its own, as those of experts that are stacked.
     pub(crate) fn weight(&self, site: &Site) -> Result<Tensor> {
         let name = weight_of(site);
-        match self.current(&name)? {
-            Some(weight) => Ok(weight),
-            // A decoder whose head is not tied has the tensors of all its sites.
-            None => Ok(self.base.source().load(&name, &Device::Cpu)?),
-        }
+        let weight = match self.current(&name)? {
+            Some(weight) => weight,
+            None => {
+                return Err(Error::unsupported(
+                    self.base.source().origin(),
+                    format!("`{}` is stored together with others, and the adapter replaces it", site.name),
+                )
+                .with_hint("it was not scanned"));
+            }
+        };
+        Ok(if self.is_transposed(site) { weight.t()?.contiguous()? } else { weight })
+    }
+
+    /// Puts a weight `[outputs, inputs]` in the place of a site's.
+    pub(crate) fn set_weight(&mut self, site: &Site, weight: &Tensor) -> Result<()> {
+        let stored =
+            if self.is_transposed(site) { weight.t()?.contiguous()? } else { weight.contiguous()? };
+        self.replaced.insert(weight_of(site), stored);
+        Ok(())
+    }
+
+    fn is_transposed(&self, site: &Site) -> bool {
+        self.base.config().architecture.transposed && !site.head
     }
 
     /// Puts a tensor in the place of a parameter; one that two modules of the base share changes for both.
     pub(crate) fn overwrite(&mut self, name: &str, tensor: &Tensor) {
-        if self.base.config().tied && (name == EMBEDDING || name == HEAD) {
-            for name in [EMBEDDING, HEAD] {
-                self.replaced.insert(name.to_owned(), tensor.clone());
+        let shared = [self.base.embedding_name(), self.base.head_name()];
+        if self.base.config().tied && shared.iter().any(|shared| shared == name) {
+            for name in shared {
+                self.replaced.insert(name, tensor.clone());
             }
         } else {
             self.replaced.insert(name.to_owned(), tensor.clone());
@@ -98,11 +120,12 @@ pub(crate) fn bias_of(site: &Site) -> String {
 
 /// The base's own value of a tensor, f32 on the CPU; a tied head has that of the embedding.
 pub(crate) fn original(base: &Decoder, name: &str) -> Result<Option<Tensor>> {
-    let stored = if name == HEAD && base.config().tied { EMBEDDING } else { name };
-    if base.source().shape(stored).is_none() {
+    let tied = base.config().tied && name == base.head_name();
+    let stored = base.stored_name(&if tied { base.embedding_name() } else { name.to_owned() });
+    if base.source().shape(&stored).is_none() {
         return Ok(None);
     }
-    Ok(Some(base.source().load(stored, &Device::Cpu)?.to_dtype(DType::F32)?))
+    Ok(Some(base.source().load(&stored, &Device::Cpu)?.to_dtype(DType::F32)?))
 }
 
 /// The tensors that an adapter puts in the place of its base's, and the decoders with them by row scale.

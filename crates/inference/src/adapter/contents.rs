@@ -7,7 +7,6 @@ use candle_core::{DType, Device, Tensor};
 use super::config::AdapterConfig;
 use super::names::{self, Place, TensorRole};
 use super::runtimes::{self, Semantics};
-use crate::decoder::HEAD;
 use crate::error::{Error, Result};
 use crate::weights::TensorSource;
 
@@ -28,7 +27,7 @@ pub(crate) struct Contents<'a> {
 }
 
 impl<'a> Contents<'a> {
-    /// Reads the names.
+    /// Reads the names; `head` is the output head's weight in the base.
     ///
     /// # Errors
     /// If a name is of a PEFT type that is not known, or two names mean one tensor.
@@ -36,6 +35,7 @@ impl<'a> Contents<'a> {
         source: &'a dyn TensorSource,
         config: &'a AdapterConfig,
         semantics: Semantics,
+        head: &str,
     ) -> Result<Self> {
         let mut contents = Self {
             source,
@@ -77,7 +77,7 @@ impl<'a> Contents<'a> {
         }
         contents.all = contents.modules().into_iter().map(str::to_owned).collect();
         // The order in which PEFT's modules take them: of two names of one tied tensor, the head's comes last.
-        contents.weights.sort_by_key(|(parameter, ..)| parameter == HEAD);
+        contents.weights.sort_by_key(|(parameter, ..)| parameter == head);
         Ok(contents)
     }
 

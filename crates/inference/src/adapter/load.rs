@@ -9,7 +9,6 @@ use super::config::AdapterConfig;
 use super::contents::Contents;
 use super::delta::Branches;
 use super::runtimes::{self, Semantics};
-use super::types::EMBEDDING_MODULE;
 use super::{Adapter, LoadOptions, changed_modules, container, whole};
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
@@ -33,7 +32,7 @@ impl Adapter {
         };
         let base = stack.as_deref().unwrap_or(base);
         let semantics = options.semantics;
-        let mut contents = Contents::read(tensors, &config, semantics)?;
+        let mut contents = Contents::read(tensors, &config, semantics, &base.head_name())?;
         let mut targeted = config.select(base.sites(), config_path)?;
         bind_head(&config, base, &mut targeted, config_path)?;
         let notes = runtimes::check(semantics, &contents, &targeted, base.sites())?;
@@ -73,7 +72,7 @@ fn bind_head(
     config_path: &Path,
 ) -> Result<()> {
     let bound = config.ensure_weight_tying && base.config().tied;
-    if bound && config.targets(EMBEDDING_MODULE, false, config_path)? {
+    if bound && config.targets(base.config().architecture.names.embedding, false, config_path)? {
         for (site, targeted) in base.sites().iter().zip(targeted) {
             *targeted |= site.head;
         }
@@ -92,7 +91,7 @@ fn drop_unreached(
     let mut unreached = BTreeSet::new();
     for module in contents.modules() {
         let site = change.base.sites().iter().position(|site| site.name == module);
-        let embedding = module == EMBEDDING_MODULE;
+        let embedding = module == change.base.config().architecture.names.embedding;
         let tokens = contents.has(module, "trainable_tokens_delta");
         let reached = match site {
             Some(site) => targeted[site] || tokens,

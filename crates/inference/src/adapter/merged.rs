@@ -9,8 +9,8 @@ use super::change::{Change, Replacements, bias_of, original, weight_of};
 use super::config::AdapterConfig;
 use super::delta::Branches;
 use super::{Adapter, changed_modules};
+use crate::decoder::Decoder;
 use crate::decoder::config::DecoderConfig;
-use crate::decoder::{Decoder, EMBEDDING, HEAD};
 use crate::error::{Error, Result};
 use crate::weights::TensorSource;
 use crate::weights::directory::Directory;
@@ -24,9 +24,10 @@ impl Adapter {
     pub fn between(path: &Path, base: &Decoder) -> Result<Self> {
         let (config, source, files) = open(path)?;
         same_shape(path, &config, base.config())?;
+        let (embedding, head) = (base.embedding_name(), base.head_name());
         let mut change = Change::of(base);
         let mut names = base.source().names();
-        names.extend(source.names().into_iter().filter(|name| name == HEAD));
+        names.extend(source.names().into_iter().filter(|name| *name == head));
         names.extend(base.sites().iter().map(bias_of).filter(|name| source.shape(name).is_some()));
         names.sort();
         names.dedup();
@@ -37,7 +38,7 @@ impl Adapter {
                 continue;
             };
             // A checkpoint whose head is tied has none of its own.
-            let stored = if name == HEAD && config.tied { EMBEDDING } else { name };
+            let stored = if *name == head && config.tied { &embedding } else { name };
             if source.shape(stored).is_none() && base.source().shape(name).is_some() && !used(base, name) {
                 continue;
             }
@@ -50,9 +51,9 @@ impl Adapter {
             }
             change.replaced.insert(name.clone(), new);
         }
-        if base.config().tied && !change.replaced.contains_key(HEAD) {
-            let table = finite(&*source, EMBEDDING)?;
-            change.replaced.insert(HEAD.to_owned(), table);
+        if base.config().tied && !change.replaced.contains_key(&head) {
+            let table = finite(&*source, &embedding)?;
+            change.replaced.insert(head, table);
         }
         change.drop_equal()?;
         let notes = vec![format!(
@@ -72,7 +73,7 @@ impl Adapter {
 /// Whether the decoder computes with a tensor of this name.
 fn used(base: &Decoder, name: &str) -> bool {
     base.sites().iter().any(|site| weight_of(site) == name || bias_of(site) == name)
-        || name == EMBEDDING
+        || name == base.embedding_name()
         || name.ends_with("norm.weight")
 }
 

@@ -9,7 +9,6 @@ use super::config::Biases;
 use super::contents::Contents;
 use super::names::Place;
 use super::runtimes::Semantics;
-use crate::decoder::{EMBEDDING, HEAD};
 use crate::error::{Error, Result};
 
 /// Applies them in PEFT's order: what lies in the base's own modules, then copies of modules.
@@ -56,8 +55,11 @@ pub(super) fn apply(contents: &Contents<'_>, targeted: &[bool], change: &mut Cha
         };
         let tensor = contents.tensor(name, own.dims())?;
         change.replaced.insert(parameter.to_owned(), tensor.clone());
-        if config.ensure_weight_tying && change.base.config().tied && parameter == EMBEDDING {
-            change.replaced.insert(HEAD.to_owned(), tensor);
+        if config.ensure_weight_tying
+            && change.base.config().tied
+            && parameter == change.base.embedding_name()
+        {
+            change.replaced.insert(change.base.head_name(), tensor);
         }
     }
     note_undeclared(&undeclared, change)

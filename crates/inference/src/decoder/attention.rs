@@ -24,6 +24,11 @@ pub(crate) struct Attention {
     /// Queries, keys and values side by side.
     qkv: Linear,
     o: Linear,
+    heads: Heads,
+}
+
+/// The attention of a layer's heads, without the projections around it.
+pub(crate) struct Heads {
     layer: usize,
     shape: AttentionShape,
     /// Whether our fused operations run.
@@ -49,14 +54,7 @@ impl Attention {
         [qkv, o]: [Linear; 2],
         compute: &Compute,
     ) -> Self {
-        let shape = AttentionShape {
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            scale: 1.0 / (config.head_dim as f32).sqrt(),
-            window: config.windows[layer],
-        };
-        Self { qkv, o, layer, shape, fused: compute.fused().is_some() }
+        Self { qkv, o, heads: Heads::new(config, layer, compute) }
     }
 
     /// Rows `[rows, hidden]` to heads. Keys and values of rows whose sequence has a cache are appended
@@ -68,35 +66,13 @@ impl Attention {
         sequences: &mut [Sequence<'_>],
         recorded: bool,
     ) -> Result<Attended> {
-        let (q_width, kv_width) = self.widths();
+        let (q_width, kv_width) = self.heads.widths();
         let qkv = self.qkv.forward(x, &pass.rows, &pass.adapters)?;
-        let rotated = pass.angles.rotate(&qkv.narrow(1, 0, q_width + kv_width)?, self.shape.head_dim)?;
+        let head_dim = self.heads.shape.head_dim;
+        let rotated = pass.angles[0].rotate(&qkv.narrow(1, 0, q_width + kv_width)?, head_dim)?;
         let (q, k) = (rotated.narrow(1, 0, q_width)?, rotated.narrow(1, q_width, kv_width)?);
         let v = qkv.narrow(1, q_width + kv_width, kv_width)?;
-        let (heads, spans) = if self.fused {
-            let spans = self.spans(&pass.rows, sequences)?;
-            let heads = kernels::attention(&self.shape, &spans, &q, &k, &v)?;
-            // A cache that is in view is copied when it grows.
-            (heads, if recorded { spans } else { Arc::from([]) })
-        } else {
-            (self.attend_composed(&q, &k, &v, &pass.rows, sequences)?, Arc::from([]))
-        };
-        let append = |span: &Span, sequence: &mut Sequence<'_>| -> Result<()> {
-            if let Past::Cache(cache) = &mut sequence.past {
-                let (k, v) = (k.narrow(0, span.start, span.len)?, v.narrow(0, span.start, span.len)?);
-                cache.append(self.layer, &k, &v, || self.empty_cache(&k))?;
-            }
-            Ok(())
-        };
-        if self.fused {
-            let rows = pass.rows.spans.par_iter().zip(sequences);
-            rows.with_min_len(kernels::least_items(APPENDED_TOGETHER))
-                .try_for_each(|(span, sequence)| append(span, sequence))?;
-        } else {
-            let mut rows = pass.rows.spans.iter().zip(sequences);
-            rows.try_for_each(|(span, sequence)| append(span, sequence))?;
-        }
-        Ok(Attended { heads, q, k, v, spans })
+        self.heads.attend([q, k, v], &pass.rows, sequences, recorded)
     }
 
     /// Heads to `[rows, hidden]`.
@@ -127,9 +103,9 @@ impl Attention {
         x: impl FnOnce() -> Result<Tensor>,
     ) -> Result<Tensor> {
         let Attended { q, k, v, spans, .. } = attended;
-        let grad = kernels::attention_gradient(&self.shape, spans, (q, k, v), heads)?;
-        let (q_width, kv_width) = self.widths();
-        angles.rotate_back(&grad, q_width + kv_width, self.shape.head_dim)?;
+        let grad = kernels::attention_gradient(&self.heads.shape, spans, (q, k, v), heads)?;
+        let (q_width, kv_width) = self.heads.widths();
+        angles.rotate_back(&grad, q_width + kv_width, self.heads.shape.head_dim)?;
         self.qkv.gradient(&grad, rows, adapters, x)
     }
 
@@ -138,9 +114,58 @@ impl Attention {
         self.qkv.prepare_gradient();
         self.o.prepare_gradient();
     }
+}
+
+impl Heads {
+    pub(crate) fn new(config: &DecoderConfig, layer: usize, compute: &Compute) -> Self {
+        let shape = AttentionShape {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            scale: config.attention_scale(layer),
+            cap: config.attention_cap.map(|cap| cap as f32),
+            window: config.windows[layer],
+        };
+        Self { layer, shape, fused: compute.fused().is_some() }
+    }
+
+    /// Rotated queries and keys, and values, `[rows, heads * head_dim]`, to heads. Keys and values of rows whose
+    /// sequence has a cache are appended to it. For the gradient, what the rows see is kept if `recorded`.
+    pub(crate) fn attend(
+        &self,
+        [q, k, v]: [Tensor; 3],
+        rows: &Rows,
+        sequences: &mut [Sequence<'_>],
+        recorded: bool,
+    ) -> Result<Attended> {
+        let (heads, spans) = if self.fused {
+            let spans = self.spans(rows, sequences)?;
+            let heads = kernels::attention(&self.shape, &spans, &q, &k, &v)?;
+            // A cache that is in view is copied when it grows.
+            (heads, if recorded { spans } else { Arc::from([]) })
+        } else {
+            (self.attend_composed(&q, &k, &v, rows, sequences)?, Arc::from([]))
+        };
+        let append = |span: &Span, sequence: &mut Sequence<'_>| -> Result<()> {
+            if let Past::Cache(cache) = &mut sequence.past {
+                let (k, v) = (k.narrow(0, span.start, span.len)?, v.narrow(0, span.start, span.len)?);
+                cache.append(self.layer, &k, &v, || self.empty_cache(&k))?;
+            }
+            Ok(())
+        };
+        if self.fused {
+            let own = rows.spans.par_iter().zip(sequences);
+            own.with_min_len(kernels::least_items(APPENDED_TOGETHER))
+                .try_for_each(|(span, sequence)| append(span, sequence))?;
+        } else {
+            let mut own = rows.spans.iter().zip(sequences);
+            own.try_for_each(|(span, sequence)| append(span, sequence))?;
+        }
+        Ok(Attended { heads, q, k, v, spans })
+    }
 
     /// Features of all queries, and of all keys.
-    fn widths(&self) -> (usize, usize) {
+    pub(crate) fn widths(&self) -> (usize, usize) {
         (self.shape.heads * self.shape.head_dim, self.shape.kv_heads * self.shape.head_dim)
     }
 
@@ -227,6 +252,10 @@ impl Attention {
             .reshape((n, kv_heads, group * len, head_dim))?;
         let scores =
             (q.matmul(&k.t()?.contiguous()?)? * f64::from(self.shape.scale))?.to_dtype(DType::F32)?;
+        let scores = match self.shape.cap.map(f64::from) {
+            Some(cap) => ((scores / cap)?.tanh()? * cap)?,
+            None => scores,
+        };
         let scores = match self.mask(len, past, group, q.device())? {
             Some(mask) => scores.broadcast_add(&mask)?,
             None => scores,

@@ -8,18 +8,20 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::attention::{Attended, Attention};
+use super::generic::GenericLayer;
 use super::mlp::Mlp;
 use super::norm::RmsNorm;
 use super::rope::Angles;
 use super::rows::Rows;
 use super::{Sequence, residual};
 use crate::adapter::delta::Branches;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What all layers of a forward pass share.
 pub(crate) struct Pass {
     pub(crate) rows: Rows,
-    pub(crate) angles: Angles,
+    /// One entry a rotary embedding.
+    pub(crate) angles: Vec<Angles>,
     pub(crate) adapters: Arc<[Branches]>,
     /// Rows that go on after the last layer's attention.
     pub(crate) picked: Picked,
@@ -33,7 +35,14 @@ pub(crate) struct Picked {
     pub(crate) rows: Rows,
 }
 
-pub(crate) struct Layer {
+pub(crate) enum Layer {
+    /// Of Llama's kind.
+    Llama(Box<LlamaLayer>),
+    /// Any other.
+    Generic(Box<GenericLayer>),
+}
+
+pub(crate) struct LlamaLayer {
     pub(crate) input_norm: RmsNorm,
     pub(crate) attention: Attention,
     pub(crate) mlp_norm: RmsNorm,
@@ -54,8 +63,45 @@ pub(crate) struct Trace {
 }
 
 impl Layer {
+    /// Whether there is a form with a gradient of its own.
+    pub(crate) fn is_recordable(&self) -> bool {
+        matches!(self, Self::Llama(_))
+    }
+
     /// Rows `[rows, hidden]` to the same, or to the picked ones; with a trace if it is `recorded`.
     pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        pass: &Pass,
+        sequences: &mut [Sequence<'_>],
+        picked: bool,
+        recorded: bool,
+    ) -> Result<(Tensor, Option<Trace>)> {
+        match self {
+            Self::Llama(layer) => layer.forward(x, pass, sequences, picked, recorded),
+            Self::Generic(layer) => Ok((layer.forward(x, pass, sequences, picked)?, None)),
+        }
+    }
+
+    /// The gradient of the input from that of the output; of our fused form only.
+    pub(crate) fn gradient(&self, trace: &Trace, pass: &Pass, grad: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Llama(layer) => layer.gradient(trace, pass, grad),
+            Self::Generic(_) => Err(Error::Request("expected a layer with a gradient of its own".into())),
+        }
+    }
+
+    /// What [`Self::gradient`] needs beside a trace.
+    pub(crate) fn prepare_gradient(&self) {
+        if let Self::Llama(layer) = self {
+            layer.prepare_gradient();
+        }
+    }
+}
+
+impl LlamaLayer {
+    /// Rows `[rows, hidden]` to the same, or to the picked ones; with a trace if it is `recorded`.
+    fn forward(
         &self,
         x: &Tensor,
         pass: &Pass,
@@ -80,7 +126,7 @@ impl Layer {
 
     /// The gradient of the input from that of the output; of our fused form only. Where those of an adapter's factors
     /// are wanted, too, normed and gated rows are made again: keeping them would cost more memory than time is saved.
-    pub(crate) fn gradient(&self, trace: &Trace, pass: &Pass, grad: &Tensor) -> Result<Tensor> {
+    fn gradient(&self, trace: &Trace, pass: &Pass, grad: &Tensor) -> Result<Tensor> {
         let Trace { input, attended, middle, gate_up, picked } = trace;
         let (rows, adapters) = (pass.rows_after_attention(*picked), &pass.adapters);
         let normed = self.mlp.gradient(gate_up, grad, rows, adapters, || self.mlp_norm.forward(middle))?;
@@ -96,12 +142,12 @@ impl Layer {
         }
         let again = || self.input_norm.forward(input);
         let normed =
-            self.attention.gradient(attended, &to_heads, &pass.rows, &pass.angles, adapters, again)?;
+            self.attention.gradient(attended, &to_heads, &pass.rows, &pass.angles[0], adapters, again)?;
         self.input_norm.gradient(input, &normed, &to_middle)
     }
 
     /// What [`Self::gradient`] needs beside a trace.
-    pub(crate) fn prepare_gradient(&self) {
+    fn prepare_gradient(&self) {
         self.attention.prepare_gradient();
         self.mlp.gate_up.prepare_gradient();
         self.mlp.down.prepare_gradient();
@@ -109,7 +155,7 @@ impl Layer {
 }
 
 impl Pass {
-    fn rows_after_attention(&self, picked: bool) -> &Rows {
+    pub(crate) fn rows_after_attention(&self, picked: bool) -> &Rows {
         if picked { &self.picked.rows } else { &self.rows }
     }
 }

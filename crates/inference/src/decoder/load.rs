@@ -1,20 +1,22 @@
 //! From named tensors to a decoder, layer by layer.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
+use super::Decoder;
+use super::architectures::{Architecture, Mlp as MlpNames, NormKind, Positions};
 use super::attention::Attention;
-use super::config::{DecoderConfig, RopeScaling};
-use super::layer::Layer;
+use super::config::{DecoderConfig, ExpertsConfig, NormedPer, RopeScaling};
+use super::experts::Experts;
+use super::generic::{FeedForward, GenericAttention, GenericLayer, QkNorm};
+use super::layer::{Layer, LlamaLayer};
 use super::linear::Linear;
 use super::mlp::Mlp;
-use super::norm::RmsNorm;
+use super::norm::{Norm, RmsNorm};
 use super::rope::{self, RotaryTables};
-use super::site::{self, PROJECTIONS, SLOTS, Site};
-use super::{Decoder, EMBEDDING, NORM};
+use super::site::{self, Site};
 use crate::device::Compute;
 use crate::error::{Error, Result};
 use crate::weights::TensorSource;
@@ -31,14 +33,10 @@ impl Decoder {
         compute: &Compute,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self> {
-        if source.shape(ROPE_FACTORS).is_some() {
-            let divisors = source.load(ROPE_FACTORS, &Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
-            rope::check_divisors(source.origin(), &divisors, config.head_dim)?;
-            config.rope.scaling = RopeScaling::Divisors(divisors);
-        }
+        stored_rope(&mut config, &*source)?;
         let sites = site::sites(&config);
         let loader = Loader { config: &config, sites: &sites, source: &*source, compute, variant: false };
-        let embedding = loader.tensor(EMBEDDING, &[config.vocab_size, config.hidden_size])?;
+        let embedding = loader.embedding()?;
         let mut layers = Vec::with_capacity(config.layers);
         for layer in 0..config.layers {
             layers.push(Arc::new(loader.layer(layer)?));
@@ -46,8 +44,9 @@ impl Decoder {
         }
         let head = loader.head(&embedding)?;
         Ok(Self {
-            norm: loader.norm(NORM)?,
+            norm: loader.final_norm()?,
             embedding: loader.table(&embedding)?,
+            positions: loader.positions()?,
             rotary: Arc::new(RotaryTables::new(&config, compute)?),
             layers: layers.into(),
             head: Arc::new(head),
@@ -57,204 +56,89 @@ impl Decoder {
             source,
         })
     }
-
-    /// The decoder with other tensors in the place of its own or beside them (a bias that it does not have); what is
-    /// not replaced is shared. A tied head and the embedding are two tensors here, each replaced by its own name.
-    ///
-    /// # Errors
-    /// If a tensor belongs to no part of the decoder, or has another shape than its place.
-    pub(crate) fn variant(&self, replaced: &BTreeMap<String, Tensor>) -> Result<Self> {
-        let overlay = Overlay { under: &*self.source, replaced };
-        let (config, compute) = (&self.config, &self.compute);
-        let loader = Loader { config, sites: &self.sites, source: &overlay, compute, variant: true };
-        let mut variant = Self {
-            config: config.clone(),
-            sites: self.sites.clone(),
-            embedding: self.embedding.clone(),
-            layers: self.layers.clone(),
-            norm: self.norm.clone(),
-            head: self.head.clone(),
-            rotary: self.rotary.clone(),
-            compute: compute.clone(),
-            source: self.source.clone(),
-        };
-        let mut layers: Vec<Arc<Layer>> = self.layers.to_vec();
-        let mut touched = BTreeSet::new();
-        for name in replaced.keys() {
-            match part_of(name, config.layers) {
-                Some(Part::Embedding) => {
-                    let embedding = loader.tensor(EMBEDDING, &[config.vocab_size, config.hidden_size])?;
-                    variant.embedding = loader.table(&embedding)?;
-                }
-                Some(Part::Norm) => variant.norm = loader.norm(NORM)?,
-                Some(Part::Head) => {
-                    variant.head = Arc::new(loader.linear(&self.sites[self.sites.len() - 1..], false)?);
-                }
-                Some(Part::Layer(layer)) => {
-                    if touched.insert(layer) {
-                        layers[layer] = Arc::new(loader.layer(layer)?);
-                    }
-                }
-                None => {
-                    return Err(Error::Request(format!("the decoder has no place for a tensor `{name}`")));
-                }
-            }
-        }
-        variant.layers = layers.into();
-        Ok(variant)
-    }
-
-    /// A decoder whose layers are these of this one, in this order, each with weights and adapter sites of its own.
-    ///
-    /// # Errors
-    /// If a layer does not exist, or there are more than a decoder may have.
-    pub(crate) fn restacked(&self, layers: &[usize]) -> Result<Self> {
-        let config = self.config.restacked(layers)?;
-        let source = Restacked { under: self.source.clone(), layers: layers.to_vec() };
-        Self::load(config, Arc::new(source), &self.compute, &|_, _| {})
-    }
-
-    /// The tensors of the base that it was loaded from.
-    pub(crate) fn source(&self) -> &dyn TensorSource {
-        &*self.source
-    }
 }
 
-/// What a tensor belongs to.
-enum Part {
-    Embedding,
-    Layer(usize),
-    Norm,
-    Head,
-}
-
-fn part_of(name: &str, layers: usize) -> Option<Part> {
-    if let Some(rest) = name.strip_prefix("model.layers.") {
-        let layer = rest.split('.').next()?.parse().ok()?;
-        return (layer < layers).then_some(Part::Layer(layer));
+/// Divisors of rotary frequencies that a GGUF file carries as tensors.
+fn stored_rope(config: &mut DecoderConfig, source: &dyn TensorSource) -> Result<()> {
+    let Some(rope) = config.ropes.first_mut() else { return Ok(()) };
+    if source.shape(ROPE_FACTORS).is_some() {
+        let divisors = source.load(ROPE_FACTORS, &Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
+        rope::check_divisors(source.origin(), &divisors, rope.width)?;
+        rope.scaling = RopeScaling::Divisors(divisors);
     }
-    match name {
-        EMBEDDING => Some(Part::Embedding),
-        NORM => Some(Part::Norm),
-        _ if name.starts_with("lm_head.") => Some(Part::Head),
-        _ => None,
-    }
-}
-
-/// The layers of a source in another order, under the names of their new places.
-struct Restacked {
-    under: Arc<dyn TensorSource>,
-    layers: Vec<usize>,
-}
-
-const LAYERS: &str = "model.layers.";
-
-impl Restacked {
-    /// The name in the source below.
-    fn below(&self, name: &str) -> Option<String> {
-        let Some(rest) = name.strip_prefix(LAYERS) else { return Some(name.to_owned()) };
-        let (layer, part) = rest.split_once('.')?;
-        let layer = self.layers.get(layer.parse::<usize>().ok()?)?;
-        Some(format!("{LAYERS}{layer}.{part}"))
-    }
-}
-
-impl TensorSource for Restacked {
-    fn origin(&self) -> &Path {
-        self.under.origin()
-    }
-
-    fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.under.shape(&self.below(name)?)
-    }
-
-    fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
-        match self.below(name) {
-            Some(below) => self.under.load(&below, device),
-            None => Err(Error::malformed(self.origin(), format!("tensor `{name}` is missing"))),
-        }
-    }
-
-    fn names(&self) -> Vec<String> {
-        let all = self.under.names();
-        let (of_layers, others): (Vec<_>, Vec<_>) = all.iter().partition(|name| name.starts_with(LAYERS));
-        let mut names: Vec<String> = others.into_iter().cloned().collect();
-        for (place, layer) in self.layers.iter().enumerate() {
-            let prefix = format!("{LAYERS}{layer}.");
-            let parts = of_layers.iter().filter_map(|name| name.strip_prefix(&prefix));
-            names.extend(parts.map(|part| format!("{LAYERS}{place}.{part}")));
-        }
-        names.sort();
-        names
-    }
-}
-
-/// Tensors over those of another source.
-struct Overlay<'a> {
-    under: &'a dyn TensorSource,
-    replaced: &'a BTreeMap<String, Tensor>,
-}
-
-impl TensorSource for Overlay<'_> {
-    fn origin(&self) -> &Path {
-        self.under.origin()
-    }
-
-    fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        let own = self.replaced.get(name).map(|tensor| tensor.dims().to_vec());
-        own.or_else(|| self.under.shape(name))
-    }
-
-    fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
-        match self.replaced.get(name) {
-            Some(own) => Ok(own.to_device(device)?),
-            None => self.under.load(name, device),
-        }
-    }
-
-    fn names(&self) -> Vec<String> {
-        let mut names = self.under.names();
-        names.extend(self.replaced.keys().cloned());
-        names.sort();
-        names.dedup();
-        names
-    }
+    Ok(())
 }
 
 /// What the parts of a decoder are read with.
-struct Loader<'a> {
-    config: &'a DecoderConfig,
-    sites: &'a [Site],
-    source: &'a dyn TensorSource,
-    compute: &'a Compute,
+pub(super) struct Loader<'a> {
+    pub(super) config: &'a DecoderConfig,
+    pub(super) sites: &'a [Site],
+    pub(super) source: &'a dyn TensorSource,
+    pub(super) compute: &'a Compute,
     /// Whether modules may have a bias of which the config says nothing, and some of a product none.
-    variant: bool,
+    pub(super) variant: bool,
 }
 
 impl Loader<'_> {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        check_shape(self.source, name, shape)?;
-        self.source.load(name, &Device::Cpu)
+        let name = self.stored(name);
+        check_shape(self.source, &name, shape)?;
+        self.source.load(&name, &Device::Cpu)
     }
 
-    fn norm(&self, name: &str) -> Result<RmsNorm> {
-        let weight = self.tensor(name, &[self.config.hidden_size])?;
-        RmsNorm::new(&weight, self.config.rms_norm_eps, self.compute)
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.source.shape(&self.stored(name)).is_some()
+    }
+
+    /// The name that the source has for a tensor: ours, or that of older checkpoints.
+    fn stored(&self, name: &str) -> String {
+        stored_name(self.config.architecture, self.source, name)
+    }
+
+    /// The input embedding `[vocabulary, hidden]`, in f32 without its factor.
+    pub(super) fn embedding(&self) -> Result<Tensor> {
+        let name = format!("{}.weight", self.config.architecture.names.embedding);
+        self.tensor(&name, &[self.config.vocab_size, self.config.hidden_size])
+    }
+
+    fn norm(&self, name: &str, shape: &[usize]) -> Result<Norm> {
+        let kind = self.config.architecture.norm;
+        let weight = self.tensor(&format!("{name}.weight"), shape)?;
+        let bias = match kind {
+            NormKind::LayerNorm => Some(self.tensor(&format!("{name}.bias"), shape)?),
+            _ => None,
+        };
+        Norm::new(kind, &weight, bias.as_ref(), self.config.norm_eps, self.compute)
+    }
+
+    fn rms_norm(&self, name: &str) -> Result<RmsNorm> {
+        let weight = self.tensor(&format!("{name}.weight"), &[self.config.hidden_size])?;
+        RmsNorm::new(&weight, self.config.norm_eps, self.compute)
+    }
+
+    /// The norm before the head.
+    pub(super) fn final_norm(&self) -> Result<Norm> {
+        self.norm(self.config.architecture.names.norm, &[self.config.hidden_size])
     }
 
     /// Modules with one input as one product.
-    fn linear(&self, sites: &[Site], bias: bool) -> Result<Linear> {
+    pub(super) fn linear(&self, sites: &[Site], bias: bool) -> Result<Linear> {
         let (mut weights, mut biases) = (Vec::new(), Vec::new());
-        let found = |site: &Site| self.source.shape(&format!("{}.bias", site.name)).is_some();
+        let found = |site: &Site| self.has(&format!("{}.bias", site.name));
         let bias = bias || self.variant && sites.iter().any(found);
         for site in sites {
-            weights.push(self.tensor(&format!("{}.weight", site.name), &[site.outputs, site.inputs])?);
+            let name = format!("{}.weight", site.name);
+            weights.push(if self.config.architecture.transposed && !site.head {
+                self.tensor(&name, &[site.inputs, site.outputs])?.t()?
+            } else {
+                self.tensor(&name, &[site.outputs, site.inputs])?
+            });
             let bias_name = format!("{}.bias", site.name);
             if bias && self.variant && !found(site) {
-                biases.push(Tensor::zeros(site.outputs, candle_core::DType::F32, &Device::Cpu)?);
+                biases.push(Tensor::zeros(site.outputs, DType::F32, &Device::Cpu)?);
             } else if bias {
                 biases.push(self.tensor(&bias_name, &[site.outputs])?);
-            } else if self.source.shape(&bias_name).is_some() {
+            } else if self.has(&bias_name) {
                 return Err(Error::malformed(
                     self.source.origin(),
                     format!("tensor `{bias_name}` exists, but the config says that there is no such bias"),
@@ -264,39 +148,209 @@ impl Loader<'_> {
         Linear::new(sites[0].projection, &weights, &biases, self.compute)
     }
 
-    fn layer(&self, layer: usize) -> Result<Layer> {
+    pub(super) fn layer(&self, layer: usize) -> Result<Layer> {
+        let sites: Vec<&[Site]> = site::of_layer(self.sites, self.config, layer)
+            .chunk_by(|a, b| a.projection == b.projection)
+            .collect();
+        if self.config.is_llama_like() {
+            self.llama_layer(layer, &sites)
+        } else {
+            self.generic_layer(layer, &sites)
+        }
+    }
+
+    /// The name of a norm of a layer.
+    fn norm_name(&self, layer: usize, name: &str) -> String {
+        format!("{}.{layer}.{name}", self.config.architecture.names.layers)
+    }
+
+    fn llama_layer(&self, layer: usize, sites: &[&[Site]]) -> Result<Layer> {
         let config = self.config;
+        let ([qkv, o, gate_up, down], [Some(input), _, Some(before_mlp), _]) = (sites, config.norms) else {
+            return Err(Error::Request("expected a layer of Llama's kind".into()));
+        };
         let fused = self.compute.fused().is_some();
-        let sites = &self.sites[layer * SLOTS.len()..(layer + 1) * SLOTS.len()];
-        let [qkv, o, gate_up, down] =
-            PROJECTIONS.map(|slots| &sites[slots[0] as usize..slots[0] as usize + slots.len()]);
         let attention = [self.linear(qkv, config.qkv_bias)?, self.linear(o, config.output_bias)?];
-        Ok(Layer {
-            input_norm: self.norm(&format!("model.layers.{layer}.input_layernorm.weight"))?,
+        Ok(Layer::Llama(Box::new(LlamaLayer {
+            input_norm: self.rms_norm(&self.norm_name(layer, input))?,
             attention: Attention::new(config, layer, attention, self.compute),
-            mlp_norm: self.norm(&format!("model.layers.{layer}.post_attention_layernorm.weight"))?,
+            mlp_norm: self.rms_norm(&self.norm_name(layer, before_mlp))?,
             mlp: Mlp {
                 gate_up: self.linear(gate_up, config.mlp_bias)?,
                 down: self.linear(down, config.mlp_bias)?,
                 fused,
             },
             fused,
+        })))
+    }
+
+    fn generic_layer(&self, layer: usize, sites: &[&[Site]]) -> Result<Layer> {
+        let config = self.config;
+        let [qkv, o, mlp @ ..] = sites else {
+            return Err(Error::Request("expected a layer with attention".into()));
+        };
+        let projections = [self.linear(qkv, config.qkv_bias)?, self.linear(o, config.output_bias)?];
+        let qk_norms = self.qk_norms(layer)?;
+        let [a, b, c, d] = config.norms.map(|name| {
+            name.map(|name| self.norm(&self.norm_name(layer, name), &[config.hidden_size])).transpose()
+        });
+        Ok(Layer::Generic(Box::new(GenericLayer {
+            norms: [a?, b?, c?, d?],
+            attention: GenericAttention::new(config, layer, projections, qk_norms, self.compute)?,
+            mlp: self.feed_forward(layer, mlp)?,
+            parallel: config.parallel,
+            residual_scale: config.residual_scale,
+            fused: self.compute.fused().is_some(),
+        })))
+    }
+
+    fn qk_norms(&self, layer: usize) -> Result<Option<[QkNorm; 2]>> {
+        let config = self.config;
+        let Some(norms) = config.qk_norm else { return Ok(None) };
+        let load = |name: &str, heads: usize| -> Result<QkNorm> {
+            let name = self.norm_name(layer, name);
+            let head_dim = config.head_dim;
+            Ok(match norms.per {
+                NormedPer::Projection => QkNorm::Projection(self.norm(&name, &[heads * head_dim])?),
+                NormedPer::Head => QkNorm::Head(self.norm(&name, &[head_dim])?),
+                NormedPer::HeadRow => QkNorm::Head(self.norm(&name, &[heads, head_dim])?),
+                NormedPer::HeadTensor => {
+                    let weights = (0..heads)
+                        .map(|head| self.tensor(&format!("{name}.norms.{head}.weight"), &[head_dim]))
+                        .collect::<Result<Vec<_>>>()?;
+                    let weight = Tensor::stack(&weights, 0)?;
+                    let kind = NormKind::LayerNormWithoutBias;
+                    QkNorm::Head(Norm::new(kind, &weight, None, config.norm_eps, self.compute)?)
+                }
+            })
+        };
+        let [q, k] = norms.names;
+        Ok(Some([load(q, config.heads)?, load(k, config.kv_heads)?]))
+    }
+
+    fn feed_forward(&self, layer: usize, sites: &[&[Site]]) -> Result<FeedForward> {
+        let (config, activation) = (self.config, self.config.activation);
+        if let Some(experts) = config.experts_of(layer) {
+            return self.experts(layer, experts, sites).map(FeedForward::Experts);
+        }
+        let [first, down] = sites else {
+            return Err(Error::Request("expected a feed-forward block of two projections".into()));
+        };
+        let (first, down) = (self.linear(first, config.mlp_bias)?, self.linear(down, config.mlp_bias)?);
+        Ok(match config.architecture.names.mlp {
+            MlpNames::Plain(_) => FeedForward::Plain { up: first, down, activation },
+            MlpNames::Gated(_) | MlpNames::GatedFused(_) => {
+                FeedForward::Gated { gate_up: first, down, activation }
+            }
+        })
+    }
+
+    /// Experts with tensors of their own, stacked with gate and up in one (transformers 5), or stacked each (GGUF).
+    fn experts(&self, layer: usize, experts: &ExpertsConfig, sites: &[&[Site]]) -> Result<Experts> {
+        let (hidden, width, count) = (self.config.hidden_size, experts.width, experts.count);
+        let [router, sites @ ..] = sites else {
+            return Err(Error::Request("expected a router before its experts".into()));
+        };
+        let blocks =
+            [experts.names.block, experts.names.stacked_block].map(|block| self.norm_name(layer, block));
+        let stacked = |name: &str, shape: [usize; 2]| -> Result<Option<Tensor>> {
+            for block in &blocks {
+                for tensor in [format!("{block}.experts.{name}"), format!("{block}.experts.{name}.weight")] {
+                    if self.has(&tensor) {
+                        return self.tensor(&tensor, &[count, shape[0], shape[1]]).map(Some);
+                    }
+                }
+            }
+            Ok(None)
+        };
+        let [gate_name, up_name, down_name] = experts.names.names;
+        let both = stacked("gate_up_proj", [2 * width, hidden])?;
+        let (gate, up) = (stacked(gate_name, [width, hidden])?, stacked(up_name, [width, hidden])?);
+        let down = match stacked("down_proj", [hidden, width])? {
+            Some(down) => Some(down),
+            None => stacked(down_name, [hidden, width])?,
+        };
+        let of_expert = |stack: &Tensor, expert: usize| -> Result<Tensor> { Ok(stack.get(expert)?) };
+        let mut loaded = Vec::with_capacity(count);
+        for (expert, pair) in sites.chunks(2).enumerate() {
+            let [gate_up_sites, down_sites] = pair else {
+                return Err(Error::Request("expected experts of two projections".into()));
+            };
+            let (first, last) = (gate_up_sites[0].projection, down_sites[0].projection);
+            let gate_up = match (&both, &gate, &up) {
+                (Some(both), ..) => Linear::new(first, &[of_expert(both, expert)?], &[], self.compute)?,
+                (None, Some(gate), Some(up)) => {
+                    let weights = [of_expert(gate, expert)?, of_expert(up, expert)?];
+                    Linear::new(first, &weights, &[], self.compute)?
+                }
+                _ => self.linear(gate_up_sites, false)?,
+            };
+            let down = match &down {
+                Some(down) => Linear::new(last, &[of_expert(down, expert)?], &[], self.compute)?,
+                None => self.linear(down_sites, false)?,
+            };
+            loaded.push(FeedForward::Gated { gate_up, down, activation: self.config.activation });
+        }
+        let names = blocks.map(|block| format!("{block}.gate.weight"));
+        let name = names.iter().find(|name| self.has(name)).unwrap_or(&names[0]);
+        let router_weight = self.tensor(name, &[count, hidden])?;
+        Ok(Experts {
+            router: Linear::new(router[0].projection, &[router_weight], &[], self.compute)?,
+            experts: loaded,
+            per_row: experts.per_row,
+            normalised: experts.normalised,
         })
     }
 
     /// The output head; where it is tied, of the `embedding` `[vocabulary, hidden]`.
-    fn head(&self, embedding: &Tensor) -> Result<Linear> {
-        let site = &self.sites[self.config.layers * SLOTS.len()..];
+    pub(super) fn head(&self, embedding: &Tensor) -> Result<Linear> {
+        let site = &self.sites[self.sites.len() - 1..];
         if self.config.tied {
-            return Linear::new(site[0].projection, std::slice::from_ref(embedding), &[], self.compute);
+            let name = format!("{}.bias", site[0].name);
+            let bias =
+                if self.config.head_bias { vec![self.tensor(&name, &[site[0].outputs])?] } else { vec![] };
+            return Linear::new(site[0].projection, std::slice::from_ref(embedding), &bias, self.compute);
         }
-        self.linear(site, false)
+        self.linear(site, self.config.head_bias)
     }
 
-    /// The embedding as it is looked up in.
-    fn table(&self, embedding: &Tensor) -> Result<Tensor> {
-        Ok(embedding.to_dtype(self.compute.precision.dtype())?.to_device(&self.compute.device)?)
+    /// The embedding as it is looked up in, with its factor, which runtimes round to the weights' type.
+    pub(super) fn table(&self, embedding: &Tensor) -> Result<Tensor> {
+        let dtype = self.compute.precision.dtype();
+        let scale = self.config.embedding_scale;
+        let table = if scale.to_bits() == 1f64.to_bits() {
+            embedding.clone()
+        } else {
+            let scale = Tensor::new(scale as f32, &Device::Cpu)?.to_dtype(dtype)?.to_dtype(DType::F32)?;
+            embedding.broadcast_mul(&scale)?
+        };
+        Ok(table.to_dtype(dtype)?.to_device(&self.compute.device)?)
     }
+
+    /// Learned positions.
+    pub(super) fn positions(&self) -> Result<Option<Tensor>> {
+        let Positions::Learned(name) = self.config.architecture.positions else { return Ok(None) };
+        let shape = [self.config.max_positions, self.config.hidden_size];
+        let table = self.tensor(&format!("{name}.weight"), &shape)?;
+        let dtype = self.compute.activation_dtype();
+        let rounded = table.to_dtype(self.compute.precision.dtype())?.to_dtype(dtype)?;
+        Ok(Some(rounded.to_device(&self.compute.device)?))
+    }
+}
+
+/// The name that a source has for a tensor: ours, or that of older checkpoints.
+pub(super) fn stored_name(architecture: &Architecture, source: &dyn TensorSource, name: &str) -> String {
+    if source.shape(name).is_none() {
+        for (ours, theirs) in architecture.older {
+            if let Some(rest) = name.strip_prefix(ours) {
+                let older = format!("{theirs}{rest}");
+                if source.shape(&older).is_some() {
+                    return older;
+                }
+            }
+        }
+    }
+    name.to_owned()
 }
 
 fn check_shape(source: &dyn TensorSource, name: &str, expected: &[usize]) -> Result<()> {

@@ -4,9 +4,12 @@
 //! on request. The forward pass is differentiable with respect to the input embeddings, and base,
 //! adapted and amplified rows share it.
 
+pub mod activation;
 pub mod architectures;
 mod attention;
 pub mod config;
+mod experts;
+mod generic;
 mod layer;
 mod linear;
 mod load;
@@ -17,6 +20,7 @@ mod rows;
 mod sides;
 pub mod site;
 mod stack;
+mod variant;
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,18 +37,11 @@ use crate::weights::TensorSource;
 use config::DecoderConfig;
 use layer::Layer;
 use linear::Linear;
-use norm::RmsNorm;
+use norm::Norm;
 use rope::RotaryTables;
 use rows::Rows;
 pub use rows::Side;
 use site::Site;
-
-/// The input embedding's tensor.
-pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
-/// The final norm's.
-pub(crate) const NORM: &str = "model.norm.weight";
-/// The output head's; where it is tied, a base has none.
-pub(crate) const HEAD: &str = "lm_head.weight";
 
 /// What a sequence's new tokens follow.
 pub enum Past<'a> {
@@ -146,10 +143,12 @@ pub struct Output {
 pub struct Decoder {
     config: DecoderConfig,
     sites: Arc<[Site]>,
-    /// `[vocabulary, hidden]`, in the precision of the products.
+    /// `[vocabulary, hidden]`, in the precision of the products, with its factor.
     embedding: Tensor,
+    /// Learned positions `[positions, hidden]`, where there are any.
+    positions: Option<Tensor>,
     layers: Arc<[Arc<Layer>]>,
-    norm: RmsNorm,
+    norm: Norm,
     head: Arc<Linear>,
     rotary: Arc<RotaryTables>,
     compute: Compute,
@@ -185,7 +184,10 @@ impl Decoder {
     /// The longest context that can be run.
     #[must_use]
     pub fn max_context(&self) -> usize {
-        self.rotary.positions()
+        match &self.positions {
+            Some(table) => table.dims()[0],
+            None => self.rotary.positions(),
+        }
     }
 
     /// Embeddings `[ids, hidden]` of token ids.
@@ -227,6 +229,13 @@ impl Decoder {
                 self.embed(&ids)?
             }
         };
+        let x = match &self.positions {
+            Some(table) => {
+                let index = Tensor::from_vec(rows.positions(), rows.total, &self.compute.device)?;
+                (x + table.index_select(&index, 0)?)?
+            }
+            None => x,
+        };
         let mut hidden_states = Vec::new();
         let states = batch.hidden_states.then_some(&mut hidden_states);
         let mut x = self.through_layers(&x, &adapters, batch.sequences, &wanted, states)?;
@@ -242,7 +251,17 @@ impl Decoder {
             x = x.index_select(&picked.index, 0)?;
         }
         let logits = self.head.forward(&self.norm.forward(&x)?, &picked.rows, &adapters)?;
-        Ok(Output { logits: logits.to_dtype(DType::F32)?, hidden_states })
+        Ok(Output { logits: self.finished(&logits.to_dtype(DType::F32)?)?, hidden_states })
+    }
+
+    /// Logits with their factor and their soft cap.
+    fn finished(&self, logits: &Tensor) -> Result<Tensor> {
+        let scale = self.config.logit_scale;
+        let scaled = if scale.to_bits() == 1f64.to_bits() { logits.clone() } else { (logits * scale)? };
+        Ok(match self.config.logit_cap {
+            Some(cap) => ((scaled / cap)?.tanh()? * cap)?,
+            None => scaled,
+        })
     }
 
     fn check(&self, batch: &Batch<'_, '_>) -> Result<()> {

@@ -81,6 +81,17 @@ impl Rows {
         rows
     }
 
+    /// Some rows as a batch of their own: one-token spans with the sides of their rows.
+    pub(crate) fn picked(&self, rows: &[u32]) -> Self {
+        let side_of = |row: u32| {
+            let row = row as usize;
+            let own = |range: &&AdaptedRange| (range.start..range.start + range.len).contains(&row);
+            let range = self.adapted.iter().find(own);
+            range.map_or(Side::BASE, |range| Side { adapter: range.adapter, scale: range.scale })
+        };
+        Self::new(rows.iter().map(|&row| (1, 0, side_of(row))))
+    }
+
     /// The position of every row.
     pub(crate) fn positions(&self) -> Vec<u32> {
         self.spans.iter().flat_map(|span| span.past as u32..(span.past + span.len) as u32).collect()

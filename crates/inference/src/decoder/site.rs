@@ -1,5 +1,6 @@
 //! The linear modules of a decoder, by the names that adapters use.
 
+use super::architectures::{Mlp, Qkv};
 use super::config::DecoderConfig;
 
 /// One linear module: where a LoRA delta may sit.
@@ -19,66 +20,80 @@ pub struct Site {
     pub column: usize,
 }
 
-/// The seven linear modules of a layer, in site order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Slot {
-    Q,
-    K,
-    V,
-    O,
-    Gate,
-    Up,
-    Down,
+/// Sites in the making, projection by projection.
+#[derive(Default)]
+struct Builder {
+    sites: Vec<Site>,
+    projections: usize,
 }
 
-pub(crate) const SLOTS: [(Slot, &str); 7] = [
-    (Slot::Q, "self_attn.q_proj"),
-    (Slot::K, "self_attn.k_proj"),
-    (Slot::V, "self_attn.v_proj"),
-    (Slot::O, "self_attn.o_proj"),
-    (Slot::Gate, "mlp.gate_proj"),
-    (Slot::Up, "mlp.up_proj"),
-    (Slot::Down, "mlp.down_proj"),
-];
+impl Builder {
+    /// Modules with one input: `(name, outputs)`.
+    fn projection(&mut self, inputs: usize, modules: impl IntoIterator<Item = (String, usize)>) {
+        let mut column = 0;
+        for (name, outputs) in modules {
+            let projection = self.projections;
+            self.sites.push(Site { name, inputs, outputs, head: false, projection, column });
+            column += outputs;
+        }
+        self.projections += 1;
+    }
+}
 
-/// The products of a layer: neighbouring slots with one input.
-pub(crate) const PROJECTIONS: [&[Slot]; 4] =
-    [&[Slot::Q, Slot::K, Slot::V], &[Slot::O], &[Slot::Gate, Slot::Up], &[Slot::Down]];
-
-/// All sites of a decoder: seven a layer, then the head.
+/// All sites of a decoder, layer by layer, then the head.
 #[must_use]
 pub fn sites(config: &DecoderConfig) -> Vec<Site> {
-    let mut sites = Vec::with_capacity(config.layers * SLOTS.len() + 1);
+    let names = &config.architecture.names;
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    let (q, kv) = (config.q_width(), config.kv_width());
+    let mut builder = Builder::default();
     for layer in 0..config.layers {
-        for (index, slots) in PROJECTIONS.iter().enumerate() {
-            let mut column = 0;
-            for &slot in *slots {
-                let (inputs, outputs) = match slot {
-                    Slot::Q => (config.hidden_size, config.q_width()),
-                    Slot::K | Slot::V => (config.hidden_size, config.kv_width()),
-                    Slot::O => (config.q_width(), config.hidden_size),
-                    Slot::Gate | Slot::Up => (config.hidden_size, config.intermediate_size),
-                    Slot::Down => (config.intermediate_size, config.hidden_size),
-                };
-                sites.push(Site {
-                    name: format!("model.layers.{layer}.{}", SLOTS[slot as usize].1),
-                    inputs,
-                    outputs,
-                    head: false,
-                    projection: layer * PROJECTIONS.len() + index,
-                    column,
-                });
-                column += outputs;
+        let named = |module: &str| format!("{}.{layer}.{module}", names.layers);
+        match names.qkv {
+            Qkv::Split(modules) => {
+                builder.projection(hidden, modules.into_iter().map(&named).zip([q, kv, kv]));
             }
+            Qkv::Fused(module, _) => builder.projection(hidden, [(named(module), q + 2 * kv)]),
         }
+        builder.projection(q, [(named(names.output), hidden)]);
+        if let Some(experts) = config.experts_of(layer) {
+            let block = named(experts.names.block);
+            builder.projection(hidden, [(format!("{block}.gate"), experts.count)]);
+            for expert in 0..experts.count {
+                let [gate, up, down] =
+                    experts.names.names.map(|name| format!("{block}.experts.{expert}.{name}"));
+                builder.projection(hidden, [(gate, experts.width), (up, experts.width)]);
+                builder.projection(experts.width, [(down, hidden)]);
+            }
+            continue;
+        }
+        let down = match names.mlp {
+            Mlp::Gated([gate, up, down]) => {
+                builder.projection(hidden, [(named(gate), inner), (named(up), inner)]);
+                down
+            }
+            Mlp::GatedFused([both, down]) => {
+                builder.projection(hidden, [(named(both), 2 * inner)]);
+                down
+            }
+            Mlp::Plain([up, down]) => {
+                builder.projection(hidden, [(named(up), inner)]);
+                down
+            }
+        };
+        builder.projection(inner, [(named(down), hidden)]);
     }
-    sites.push(Site {
-        name: "lm_head".to_owned(),
-        inputs: config.hidden_size,
-        outputs: config.vocab_size,
-        head: true,
-        projection: config.layers * PROJECTIONS.len(),
-        column: 0,
-    });
-    sites
+    builder.projection(hidden, [(names.head.to_owned(), config.vocab_size)]);
+    if let Some(head) = builder.sites.last_mut() {
+        head.head = true;
+    }
+    builder.sites
+}
+
+/// The sites of one layer, in order.
+pub(crate) fn of_layer<'a>(sites: &'a [Site], config: &DecoderConfig, layer: usize) -> &'a [Site] {
+    let prefix = format!("{}.{layer}.", config.architecture.names.layers);
+    let first = sites.iter().position(|site| site.name.starts_with(&prefix)).unwrap_or(sites.len());
+    let count = sites[first..].iter().take_while(|site| site.name.starts_with(&prefix)).count();
+    &sites[first..first + count]
 }

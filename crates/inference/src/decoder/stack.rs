@@ -6,7 +6,8 @@
 //! does not depend on its batch, so neither does it on the cut.
 //!
 //! candle's autograd clears and sums a buffer for every edge of its graph, in a second pool of threads that spins. Our
-//! form therefore is one node for all layers, which keeps what their gradients need.
+//! form therefore is one node for all layers, which keeps what their gradients need. Layers that have no such form are
+//! differentiated by candle.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Storage, Tensor};
 use rayon::prelude::*;
 
 use super::layer::{Layer, Pass, Picked, Trace};
-use super::rows::{Rows, Side};
+use super::rows::Rows;
 use super::{Decoder, Sequence};
 use crate::adapter::delta::Branches;
 use crate::error::Result;
@@ -48,7 +49,7 @@ impl Decoder {
         mut states: Option<&mut Vec<Tensor>>,
     ) -> Result<Tensor> {
         let fused = self.compute.fused().is_some();
-        let recorded = fused && x.track_op();
+        let recorded = fused && x.track_op() && self.layers.iter().all(|layer| layer.is_recordable());
         let input = if recorded { x.detach() } else { x.clone() };
         let whole = states.is_some() || !fused || adapters.iter().any(Branches::has_sums);
         let mut parts = self.parts(adapters, sequences, wanted, whole)?;
@@ -100,7 +101,7 @@ impl Decoder {
             wanted = rest;
             let index: Vec<u32> = own_wanted.iter().map(|row| row - first_row as u32).collect();
             let pass = Pass {
-                angles: self.rotary.angles(rows.positions())?,
+                angles: self.rotary.angles(&rows.spans)?,
                 adapters: adapters.clone(),
                 picked: self.picked(&rows, &index)?,
                 rows,
@@ -113,15 +114,9 @@ impl Decoder {
 
     /// The wanted rows as a batch of their own: one-token spans with the sides of their rows.
     pub(super) fn picked(&self, rows: &Rows, wanted: &[u32]) -> Result<Picked> {
-        let side_of = |row: u32| {
-            let row = row as usize;
-            let range =
-                rows.adapted.iter().find(|range| (range.start..range.start + range.len).contains(&row));
-            range.map_or(Side::BASE, |range| Side { adapter: range.adapter, scale: range.scale })
-        };
         Ok(Picked {
             index: Tensor::from_slice(wanted, wanted.len(), &self.compute.device)?,
-            rows: Rows::new(wanted.iter().map(|&row| (1, 0, side_of(row)))),
+            rows: rows.picked(wanted),
         })
     }
 }

@@ -1,8 +1,8 @@
 //! A GGUF file as a base model: dequantised at load, under Hugging Face names and row order.
 //!
-//! llama.cpp's converter permutes the q and k rows of llama-type models for its interleaved
-//! rotary embedding; they are un-permuted here so that one half-split decoder serves both formats
-//! and PEFT adapters fit.
+//! llama.cpp's converter renames tensors, permutes the q and k rows of llama-type models for its interleaved
+//! rotary embedding, and changes others; all of that is undone here ([`super::gguf_layout`]) so that one decoder
+//! serves both formats and PEFT adapters fit.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,38 +14,19 @@ use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{Device, Tensor};
 
 use super::TensorSource;
-use crate::decoder::config::DecoderConfig;
+use super::gguf_layout::{self, FileHeads};
+use crate::decoder::architectures::{self, Architecture};
 use crate::error::{Error, Result};
-
-/// Tensor names: GGUF part, Hugging Face part. `{}` is the layer.
-const LAYER_NAMES: &[(&str, &str)] = &[
-    ("attn_norm.weight", "input_layernorm.weight"),
-    ("attn_q.weight", "self_attn.q_proj.weight"),
-    ("attn_q.bias", "self_attn.q_proj.bias"),
-    ("attn_k.weight", "self_attn.k_proj.weight"),
-    ("attn_k.bias", "self_attn.k_proj.bias"),
-    ("attn_v.weight", "self_attn.v_proj.weight"),
-    ("attn_v.bias", "self_attn.v_proj.bias"),
-    ("attn_output.weight", "self_attn.o_proj.weight"),
-    ("attn_output.bias", "self_attn.o_proj.bias"),
-    ("ffn_norm.weight", "post_attention_layernorm.weight"),
-    ("ffn_gate.weight", "mlp.gate_proj.weight"),
-    ("ffn_gate.bias", "mlp.gate_proj.bias"),
-    ("ffn_up.weight", "mlp.up_proj.weight"),
-    ("ffn_up.bias", "mlp.up_proj.bias"),
-    ("ffn_down.weight", "mlp.down_proj.weight"),
-    ("ffn_down.bias", "mlp.down_proj.bias"),
-];
-
-const GLOBAL_NAMES: &[(&str, &str)] = &[
-    ("token_embd.weight", "model.embed_tokens.weight"),
-    ("output_norm.weight", "model.norm.weight"),
-    ("output.weight", "lm_head.weight"),
-    ("rope_freqs.weight", ROPE_FACTORS),
-];
 
 /// The name under which llama.cpp's per-frequency divisors of llama3 rope scaling appear.
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";
+/// Divisors of LongRoPE for long sequences.
+pub const ROPE_FACTORS_LONG: &str = "rope_factors_long.weight";
+/// Divisors of LongRoPE for sequences of the length of pre-training.
+pub const ROPE_FACTORS_SHORT: &str = "rope_factors_short.weight";
+
+/// The first layer's norm that only models with two norms before parallel blocks have.
+pub(crate) const SECOND_NORM: &str = "blk.0.attn_norm_2.weight";
 
 /// An opened GGUF file.
 pub struct GgufFile {
@@ -54,7 +35,7 @@ pub struct GgufFile {
     reader: Mutex<BufReader<File>>,
     /// Hugging Face name -> GGUF name.
     names: BTreeMap<String, String>,
-    /// Whether its tensors are a base's, whose q and k rows may be permuted as its metadata says.
+    /// Whether its tensors are a base's, whose layout is that of their architecture.
     base: bool,
 }
 
@@ -65,13 +46,15 @@ impl GgufFile {
     /// If the file is not GGUF, or holds a tensor whose name has no counterpart.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = Self::open_adapter(path)?;
-        let mut names = BTreeMap::new();
+        let architecture = file.entry(path)?;
+        let two_norms = file.has_stored(SECOND_NORM);
+        file.names.clear();
         for name in file.content.tensor_infos.keys() {
-            let translated = translate(name)
+            let translated = gguf_layout::translate(architecture, name, two_norms)
                 .ok_or_else(|| Error::unsupported(path, format!("unknown tensor `{name}`")))?;
-            names.insert(translated, name.clone());
+            file.names.insert(translated, name.clone());
         }
-        (file.names, file.base) = (names, true);
+        file.base = true;
         Ok(file)
     }
 
@@ -91,6 +74,11 @@ impl GgufFile {
         Ok(Self { path: path.to_owned(), content, reader: Mutex::new(reader), names, base: false })
     }
 
+    /// Names of the tensors as the file has them, sorted.
+    pub(crate) fn stored_names(&self) -> Vec<String> {
+        self.names.values().cloned().collect()
+    }
+
     /// `general.architecture`, such as `llama` or `qwen2`.
     ///
     /// # Errors
@@ -98,6 +86,32 @@ impl GgufFile {
     pub fn architecture(&self) -> Result<&str> {
         self.string("general.architecture")
             .ok_or_else(|| Error::malformed(&self.path, "metadata key `general.architecture` is missing"))
+    }
+
+    /// The entry of the file's architecture.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(crate) fn entry(&self, path: &Path) -> Result<&'static Architecture> {
+        let name = self.architecture()?;
+        // llama.cpp converts Mixtral under the name of llama.
+        let experts = self.integer(&format!("{name}.expert_count")).is_some_and(|count| count > 0);
+        let entry = if name == "llama" && experts {
+            architectures::by_model_type("mixtral")
+        } else {
+            architectures::by_gguf(name)
+        };
+        entry.ok_or_else(|| {
+            Error::unsupported(
+                path,
+                format!("unknown GGUF architecture `{name}`; known: {}", architectures::known_gguf()),
+            )
+        })
+    }
+
+    /// Whether the file has a tensor of this name of its own.
+    pub(crate) fn has_stored(&self, name: &str) -> bool {
+        self.content.tensor_infos.contains_key(name)
     }
 
     /// The raw metadata.
@@ -150,44 +164,12 @@ impl GgufFile {
         }
     }
 
-    /// Names of the tensors as the file has them, sorted.
-    pub(crate) fn stored_names(&self) -> Vec<String> {
-        self.names.values().cloned().collect()
-    }
-
-    /// The same as for a base's tensor of this name, the heads being the base's: an adapter's file does not say them.
-    pub(crate) fn permuted_heads_of(&self, name: &str, base: &DecoderConfig) -> Result<Option<usize>> {
-        if self.architecture()? != "llama" {
-            return Ok(None);
-        }
-        Ok(if name.contains(".attn_q.") {
-            Some(base.heads)
-        } else if name.contains(".attn_k.") {
-            Some(base.kv_heads)
-        } else {
-            None
-        })
-    }
-
-    /// Number of attention heads whose rows the converter permuted in this tensor.
-    fn permuted_heads(&self, name: &str) -> Result<Option<usize>> {
-        let key = if name.contains(".attn_q.") {
-            "attention.head_count"
-        } else if name.contains(".attn_k.") {
-            "attention.head_count_kv"
-        } else {
-            return Ok(None);
-        };
+    /// The heads that row orders depend on.
+    fn heads(&self) -> Result<Option<FileHeads>> {
         let architecture = self.architecture()?;
-        if architecture != "llama" {
-            return Ok(None);
-        }
-        let heads = self
-            .integer(&format!("{architecture}.{key}"))
-            .or_else(|| self.integer(&format!("{architecture}.attention.head_count")));
-        heads.map(Some).ok_or_else(|| {
-            Error::malformed(&self.path, format!("metadata key `{architecture}.{key}` is missing"))
-        })
+        let count = |key: &str| self.integer(&format!("{architecture}.attention.{key}"));
+        let heads = count("head_count");
+        Ok(heads.map(|heads| FileHeads { heads, kv_heads: count("head_count_kv").unwrap_or(heads) }))
     }
 }
 
@@ -197,8 +179,12 @@ impl TensorSource for GgufFile {
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        let info = self.content.tensor_infos.get(self.names.get(name)?)?;
-        Some(info.shape.dims().to_vec())
+        let stored = self.names.get(name)?;
+        let mut shape = self.content.tensor_infos.get(stored)?.shape.dims().to_vec();
+        if self.base && gguf_layout::is_turned(self.entry(&self.path).ok()?, stored) {
+            shape.reverse();
+        }
+        Some(shape)
     }
 
     fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
@@ -210,12 +196,11 @@ impl TensorSource for GgufFile {
             .tensor(&mut *self.reader.lock().unwrap_or_else(PoisonError::into_inner), stored, device)
             .map_err(|error| Error::malformed(&self.path, format!("tensor `{stored}`: {error}")))?;
         let tensor = quantized.dequantize(device)?;
-        let permuted = if self.base { self.permuted_heads(stored)? } else { None };
-        match permuted {
-            Some(heads) => unpermute(&tensor, heads)
-                .map_err(|error| Error::malformed(&self.path, format!("tensor `{stored}`: {error}"))),
-            None => Ok(tensor),
+        if !self.base {
+            return Ok(tensor);
         }
+        gguf_layout::restore(self.entry(&self.path)?, stored, tensor, self.heads()?)
+            .map_err(|error| Error::malformed(&self.path, format!("tensor `{stored}`: {error}")))
     }
 
     fn names(&self) -> Vec<String> {
@@ -235,48 +220,5 @@ pub(crate) fn integer(value: &Value) -> Option<usize> {
         Value::I32(n) => usize::try_from(n).ok(),
         Value::I64(n) => usize::try_from(n).ok(),
         _ => None,
-    }
-}
-
-pub(crate) fn translate(name: &str) -> Option<String> {
-    if let Some((_, hf)) = GLOBAL_NAMES.iter().find(|(gguf, _)| *gguf == name) {
-        return Some((*hf).to_owned());
-    }
-    let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
-    let layer: usize = layer.parse().ok()?;
-    let (_, hf) = LAYER_NAMES.iter().find(|(gguf, _)| *gguf == part)?;
-    Some(format!("model.layers.{layer}.{hf}"))
-}
-
-/// Inverse of the converter's row order: within each head, rows alternate between the two halves
-/// of the rotary pair (`[heads, d/2, 2]`); half-split order is `[heads, 2, d/2]`.
-pub(crate) fn unpermute(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
-    let shape = tensor.dims().to_vec();
-    let rows = shape[0];
-    if heads == 0 || !rows.is_multiple_of(2 * heads) {
-        candle_core::bail!("{rows} rows do not split into {heads} heads of an even size");
-    }
-    let width: usize = shape[1..].iter().product();
-    tensor.reshape((heads, rows / heads / 2, 2, width))?.transpose(1, 2)?.contiguous()?.reshape(shape)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn unpermute_inverts_the_converter() {
-        // One head of four rows: half-split rows 0 1 | 2 3 are stored interleaved as 0 2 1 3.
-        let stored = Tensor::new(&[[0f32], [2.], [1.], [3.]], &Device::Cpu).unwrap();
-        let rows = unpermute(&stored, 1).unwrap().to_vec2::<f32>().unwrap();
-        assert_eq!(rows, [[0.], [1.], [2.], [3.]]);
-        assert!(unpermute(&stored, 3).is_err());
-    }
-
-    #[test]
-    fn names_translate() {
-        assert_eq!(translate("blk.12.attn_q.weight").unwrap(), "model.layers.12.self_attn.q_proj.weight");
-        assert_eq!(translate("token_embd.weight").unwrap(), "model.embed_tokens.weight");
-        assert_eq!(translate("blk.0.attn_unknown.weight"), None);
     }
 }

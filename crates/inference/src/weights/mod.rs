@@ -8,6 +8,7 @@ pub mod cache;
 pub mod digest;
 pub mod directory;
 pub mod gguf;
+pub(crate) mod gguf_layout;
 pub mod json;
 pub mod safetensors;
 pub mod torch;

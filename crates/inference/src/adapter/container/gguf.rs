@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::renamed::{Entry, Renamed};
+use super::renamed::{Entry, Renamed, Rows};
 use super::{Container, Opened};
 use crate::adapter::LoadOptions;
-use crate::decoder::{Decoder, EMBEDDING};
+use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::weights::TensorSource as _;
-use crate::weights::gguf::{self, GgufFile};
+use crate::weights::gguf::GgufFile;
+use crate::weights::gguf_layout::{self, FileHeads};
 
 pub(super) struct GgufLora;
 
@@ -67,11 +68,11 @@ impl Container for GgufLora {
                     format!("tensor `{stored}` is no part of a LoRA pair"),
                 ));
             };
-            let name = gguf::translate(tensor)
+            let name = gguf_layout::translate(architecture, tensor, false)
                 .ok_or_else(|| Error::unsupported(&path, format!("unknown tensor `{stored}`")))?;
             let module = name.trim_end_matches(".weight").to_owned();
             let first = part == ".lora_a";
-            let embedding = name == EMBEDDING;
+            let embedding = name == base.embedding_name();
             let shape = file.shape(&stored).unwrap_or_default();
             // The embedding's A is stored turned.
             let rank = if embedding || !first { shape.last() } else { shape.first() }.copied().unwrap_or(0);
@@ -81,14 +82,18 @@ impl Container for GgufLora {
                 alphas.insert(pattern, if alpha == 0.0 { rank.into() } else { alpha.into() });
                 targets.push(Value::from(module.clone()));
             }
-            let permuted = if first { None } else { file.permuted_heads_of(tensor, base.config())? };
+            let rows = tensor.split('.').nth(2).filter(|_| !first).map(|module| Rows {
+                architecture,
+                module: module.to_owned(),
+                heads: FileHeads { heads: base.config().heads, kv_heads: base.config().kv_heads },
+            });
             let peft = match (embedding, first) {
                 (false, true) => format!("{module}.lora_A.weight"),
                 (false, false) => format!("{module}.lora_B.weight"),
                 (true, true) => format!("{module}.lora_embedding_A"),
                 (true, false) => format!("{module}.lora_embedding_B"),
             };
-            entries.insert(peft, Entry { stored, transposed: embedding && first, permuted });
+            entries.insert(peft, Entry { stored, transposed: embedding && first, rows });
         }
         let config = Map::from_iter([
             ("peft_type".to_owned(), Value::from("LORA")),

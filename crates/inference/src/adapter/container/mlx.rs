@@ -64,7 +64,7 @@ impl Container for Mlx {
                 return Err(Error::unsupported(&weights, format!("tensor `{name}`: factors of experts"))
                     .with_hint("it was not scanned"));
             }
-            entries.insert(peft, Entry { stored: name, transposed, permuted: None });
+            entries.insert(peft, Entry { stored: name, transposed, rows: None });
         }
         let mut config = Map::new();
         config.insert("peft_type".into(), "LORA".into());

@@ -5,17 +5,25 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
+use crate::decoder::architectures::Architecture;
 use crate::error::{Error, Result};
 use crate::weights::TensorSource;
-use crate::weights::gguf::unpermute;
+use crate::weights::gguf_layout::{self, FileHeads};
 
 /// One tensor.
 pub(super) struct Entry {
     /// Its name in the container.
     pub(super) stored: String,
     pub(super) transposed: bool,
-    /// Heads whose rows the converter of llama.cpp permuted.
-    pub(super) permuted: Option<usize>,
+    /// Rows that the converter of llama.cpp may have put in another order.
+    pub(super) rows: Option<Rows>,
+}
+
+/// The rows of a module of llama.cpp.
+pub(super) struct Rows {
+    pub(super) architecture: &'static Architecture,
+    pub(super) module: String,
+    pub(super) heads: FileHeads,
 }
 
 /// A source under other names.
@@ -46,10 +54,12 @@ impl<S: TensorSource> TensorSource for Renamed<S> {
         if entry.transposed {
             tensor = tensor.t()?.contiguous()?;
         }
-        match entry.permuted {
-            Some(heads) => unpermute(&tensor, heads).map_err(|error| {
-                Error::malformed(self.origin(), format!("tensor `{}`: {error}", entry.stored))
-            }),
+        match &entry.rows {
+            Some(Rows { architecture, module, heads }) => {
+                gguf_layout::restore_rows(architecture, module, tensor, *heads).map_err(|error| {
+                    Error::malformed(self.origin(), format!("tensor `{}`: {error}", entry.stored))
+                })
+            }
             None => Ok(tensor),
         }
     }

@@ -1,7 +1,7 @@
 //! IA3: the outputs of modules times a vector, bias included; of feed-forward modules the inputs.
 
 use super::{PeftType, present};
-use crate::adapter::change::{Change, bias_of, weight_of};
+use crate::adapter::change::{Change, bias_of};
 use crate::adapter::config::keys::{IA3, Treatment};
 use crate::adapter::contents::Contents;
 use crate::error::Result;
@@ -36,7 +36,7 @@ impl PeftType for Ia3 {
             let shape = if feedforward { [1, site.inputs] } else { [site.outputs, 1] };
             let scale = contents.part(&site.name, "ia3_l", &shape)?;
             let scaled = change.weight(site)?.broadcast_mul(&scale)?;
-            change.replaced.insert(weight_of(site), scaled);
+            change.set_weight(site, &scaled)?;
             if let (false, Some(bias)) = (feedforward, change.current(&bias_of(site))?) {
                 change.replaced.insert(bias_of(site), (bias * scale.flatten_all()?)?);
             }

@@ -83,7 +83,7 @@ fn linear(contents: &Contents<'_>, index: usize, site: &Site, change: &mut Chang
             }
             let magnitude = contents.part(module, "lora_magnitude_vector", &[site.outputs])?;
             let moved = (weight + (b.matmul(&a)? * scaling)?)?;
-            change.replaced.insert(own, with_magnitude(&moved, &magnitude)?);
+            change.set_weight(site, &with_magnitude(&moved, &magnitude)?)?;
         }
         (false, false) => {
             let (a, b) = match taken {

@@ -13,13 +13,11 @@ use std::fmt;
 
 use candle_core::Tensor;
 
-use super::change::{Change, weight_of};
+use super::change::Change;
 use super::config::keys::Treatment;
 use super::contents::Contents;
 use crate::decoder::site::Site;
 use crate::error::Result;
-
-pub(super) use embedding::MODULE as EMBEDDING_MODULE;
 
 /// One `peft_type`.
 pub(crate) trait PeftType: Sync {
@@ -97,6 +95,5 @@ fn present<'s>(
 /// Adds a dense matrix `[outputs, inputs]` to a site's weight.
 fn add_dense(change: &mut Change<'_>, site: &Site, delta: &Tensor) -> Result<()> {
     let sum = (change.weight(site)? + delta)?;
-    change.replaced.insert(weight_of(site), sum);
-    Ok(())
+    change.set_weight(site, &sum)
 }

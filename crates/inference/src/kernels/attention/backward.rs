@@ -3,7 +3,7 @@
 use super::cache::Segment;
 use super::forward::{FRONT, ScoreBoard, grown};
 use super::product::{Extent, Left, Right, Sums, multiply, pack_columns, row_vectors};
-use super::softmax::exponentials;
+use super::softmax::{bend, exponentials, slopes};
 use super::{Attention, OP, Operands, Span};
 use crate::kernels::rows::{Rows, SharedPlaces, build_shared, with_rows};
 use crate::kernels::simd::{LANES, Simd};
@@ -254,8 +254,15 @@ impl Block<'_> {
             let columns = i * board.stride + FRONT..(i + 1) * board.stride;
             let (p, dp) = (&mut weights[columns.clone()], &mut weight_grads[columns]);
             let sees = board.columns(&shape.visible(past + rows.start + i));
-            let sum = exponentials(s, p, 0..board.width(), sees, shape.scale);
+            let slopes = shape.cap.map(|cap| {
+                bend(p, sees.clone(), shape.scale, cap);
+                slopes(&p[sees.clone()], shape.scale, cap)
+            });
+            let sum = exponentials(s, p, 0..board.width(), sees.clone(), shape.scale);
             score_gradients(s, &mut p[..board.width()], &mut dp[..board.width()], 1.0 / sum, shape.scale);
+            for (dp, slope) in dp[sees].iter_mut().zip(slopes.iter().flatten()) {
+                *dp *= slope;
+            }
         }
 
         let vectors = row_vectors(shape.head_dim);

@@ -2,7 +2,7 @@
 
 use super::cache::Segment;
 use super::product::{Extent, Left, Right, Sums, multiply, pack_columns, row_vectors};
-use super::softmax::exponentials;
+use super::softmax::{bend, exponentials};
 use super::{Attention, Operands, Span};
 use crate::kernels::rows::{Rows, SharedPlaces};
 use crate::kernels::simd::{LANES, Simd};
@@ -192,6 +192,9 @@ impl Tile<'_> {
                 Queries::Heads(_) => visible.clone(),
             };
             let row = &mut scores[i * board.stride + FRONT..(i + 1) * board.stride];
+            if let Some(cap) = op.shape.cap {
+                bend(row, board.columns(&sees), op.shape.scale, cap);
+            }
             inverse_sums[i] =
                 1.0 / exponentials(s, row, board.columns(&visible), board.columns(&sees), op.shape.scale);
         }

@@ -29,6 +29,8 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Factor of the scores before the softmax, usually `1 / sqrt(head_dim)`.
     pub scale: f32,
+    /// Soft cap of the scaled scores: `cap * tanh(score / cap)`, as Gemma 2 has it.
+    pub cap: Option<f32>,
     /// Sliding window: a key is visible if and only if fewer than this many positions before the query.
     pub window: Option<usize>,
 }
@@ -122,7 +124,7 @@ fn checked(
 }
 
 fn check_shape(shape: &AttentionShape) -> Result<()> {
-    let AttentionShape { heads, kv_heads, head_dim, scale, window } = *shape;
+    let AttentionShape { heads, kv_heads, head_dim, scale, cap, window } = *shape;
     if kv_heads == 0 || head_dim == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
         bail!(
             "{OP}: expected heads in groups, found {heads} heads of {head_dim} for {kv_heads} key-value heads"
@@ -130,6 +132,9 @@ fn check_shape(shape: &AttentionShape) -> Result<()> {
     }
     if !(scale > 0.0 && scale.is_finite()) {
         bail!("{OP}: expected a positive scale, found {scale}");
+    }
+    if !cap.is_none_or(|cap| cap > 0.0 && cap.is_finite()) {
+        bail!("{OP}: expected a positive soft cap, found {cap:?}");
     }
     if window == Some(0) {
         bail!("{OP}: expected a window of at least one position, found 0");

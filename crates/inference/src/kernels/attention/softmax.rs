@@ -3,6 +3,23 @@
 use crate::kernels::simd::{LANES, Simd};
 use std::ops::Range;
 
+/// Bends the scores at `visible` so that their products with `scale` stay within `cap`.
+pub(super) fn bend(scores: &mut [f32], visible: Range<usize>, scale: f32, cap: f32) {
+    for score in &mut scores[visible] {
+        *score = (*score * (scale / cap)).tanh() * (cap / scale);
+    }
+}
+
+/// The slopes of [`bend`] at the scores that it gave.
+pub(super) fn slopes(bent: &[f32], scale: f32, cap: f32) -> Vec<f32> {
+    bent.iter()
+        .map(|score| {
+            let bent = score * (scale / cap);
+            1.0 - bent * bent
+        })
+        .collect()
+}
+
 /// Replaces the scores at `visible` by `e^((score - largest) * scale)` and all others of `all` by zero, and returns
 /// the sum.
 ///

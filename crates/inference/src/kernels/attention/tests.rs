@@ -22,7 +22,7 @@ struct Case {
 }
 
 fn shape(heads: usize, kv_heads: usize, head_dim: usize, window: Option<usize>) -> AttentionShape {
-    AttentionShape { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), window }
+    AttentionShape { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), cap: None, window }
 }
 
 fn cache_of(shape: &AttentionShape, k: &Tensor, v: &Tensor) -> KvCache {
@@ -56,7 +56,7 @@ fn case(shape: AttentionShape, sequences: &[Sequence]) -> Case {
 
 /// The composed form: one head of one sequence at a time, with a mask.
 fn slow(case: &Case, args: &[Tensor]) -> Tensor {
-    let AttentionShape { heads, head_dim, scale, window, .. } = case.shape;
+    let AttentionShape { heads, head_dim, scale, cap, window, .. } = case.shape;
     let outputs: Vec<Tensor> = case
         .spans
         .iter()
@@ -84,7 +84,12 @@ fn slow(case: &Case, args: &[Tensor]) -> Tensor {
                     let kv_head = head / case.shape.group();
                     let q = columns(&own(&args[0]), head).contiguous().unwrap();
                     let k = columns(&k, kv_head).t().unwrap().contiguous().unwrap();
-                    let scores = ((q.matmul(&k).unwrap() * f64::from(scale)).unwrap() + &mask).unwrap();
+                    let scores = (q.matmul(&k).unwrap() * f64::from(scale)).unwrap();
+                    let scores = match cap.map(f64::from) {
+                        Some(cap) => ((scores / cap).unwrap().tanh().unwrap() * cap).unwrap(),
+                        None => scores,
+                    };
+                    let scores = (scores + &mask).unwrap();
                     let weights = candle_nn::ops::softmax(&scores, D::Minus1).unwrap();
                     weights.matmul(&columns(&v, kv_head).contiguous().unwrap()).unwrap()
                 })
@@ -108,7 +113,7 @@ const BATCHES: [&[Sequence]; 5] = [
     &[(&[31], 0), (&[31], 3)],
 ];
 
-fn shapes() -> [AttentionShape; 6] {
+fn shapes() -> [AttentionShape; 7] {
     [
         shape(9, 3, 64, None),
         shape(4, 1, 16, None),
@@ -116,6 +121,7 @@ fn shapes() -> [AttentionShape; 6] {
         shape(8, 1, 33, None),
         shape(6, 3, 32, Some(9)),
         shape(1, 1, 80, Some(1)),
+        AttentionShape { cap: Some(2.5), ..shape(4, 2, 20, Some(30)) },
     ]
 }
 
@@ -282,6 +288,7 @@ fn refuses_what_does_not_fit() {
     assert!(run(AttentionShape { heads: 3, ..good.shape }, &good.spans).is_err());
     assert!(run(AttentionShape { kv_heads: 0, ..good.shape }, &good.spans).is_err());
     assert!(run(AttentionShape { scale: f32::NAN, ..good.shape }, &good.spans).is_err());
+    assert!(run(AttentionShape { cap: Some(0.0), ..good.shape }, &good.spans).is_err());
     assert!(run(AttentionShape { window: Some(0), ..good.shape }, &good.spans).is_err());
     assert!(KvCache::new(2, 16).append(&noise(2, 32, 1), &noise(3, 32, 1)).is_err());
 }
