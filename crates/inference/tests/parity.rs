@@ -255,8 +255,8 @@ fn adapters_that_another_runtime_refuses_are_refused_in_its_reading() {
 
 #[test]
 fn architectures_and_adapters_match_peft() {
-    let cases = cases(&["architecture", "adapter", "gguf"]);
-    assert!(cases.len() >= 57, "only {} cases found", cases.len());
+    let cases = cases(&["architecture", "adapter", "expert adapter", "gguf"]);
+    assert!(cases.len() >= 79, "only {} cases found", cases.len());
     // All cases run, so that one failure does not hide what the others are.
     let mut failed = Vec::new();
     for (name, case) in &cases {
