@@ -290,6 +290,24 @@ fn gguf_tokenizers_encode_as_expected() {
     assert!(texts >= 34);
 }
 
+#[test]
+fn gguf_types_are_dequantised_as_by_the_gguf_package() {
+    let (name, case) = cases(&["types"]).remove(0);
+    let folder = fixture("parity").join(name);
+    let file = GgufFile::open(&folder.join("model.gguf")).unwrap();
+    let golden = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).unwrap();
+    let types = case["types"].as_array().unwrap();
+    assert_eq!(types.len(), 13);
+    for (index, kind) in types.iter().enumerate() {
+        let kind = kind.as_str().unwrap();
+        let found = file.load(&format!("model.layers.{index}.mlp.gate_proj.weight"), &Device::Cpu).unwrap();
+        let difference = relative_difference(&values(&found), &values(&golden[kind]));
+        assert!(difference <= 1e-6, "{kind}: values differ by {difference:.2e}");
+    }
+    let refused = GgufFile::open(&folder.join("refused.gguf")).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains(case["refused"].as_str().unwrap()), "{refused}");
+}
+
 /// Finite differences on the tiny GQA model, with the adapter on: the gradient is of the function
 /// that is measured.
 #[test]

@@ -179,7 +179,7 @@ fn impossible_requests_are_errors() {
 /// Enough rows that threads take parts of the batch through all layers alone, for any number of threads.
 #[test]
 fn a_batch_that_is_cut_gives_the_same_bits_and_gradients() {
-    for case in ["llama-untied-gqa", "mistral-window", "qwen2"] {
+    for case in ["llama-untied-gqa", "mistral-window", "qwen2", "gemma2", "gpt-neox", "qwen3-moe"] {
         let pair = pair(case, Form::Fused);
         let texts: Vec<Vec<u32>> =
             (0..90).map(|i| (0..4 + i % 9).map(|j| (i * 13 + j * 7) % 60).collect()).collect();

@@ -20,6 +20,8 @@ pub use rope::{Rope, RopeScaling};
 /// Bounds that no real decoder reaches; they keep a hostile config from asking for absurd sizes.
 const MAX_LAYERS: usize = 1024;
 const MAX_WIDTH: usize = 1 << 20;
+/// Experts of all layers together.
+const MAX_EXPERTS: usize = 1 << 17;
 
 /// The shape of a decoder. All sizes are positive and consistent.
 #[derive(Clone, Debug)]
@@ -307,6 +309,64 @@ mod tests {
         let qwen_off =
             format!(r#"{{"model_type":"qwen2",{MINIMAL},"sliding_window":8,"use_sliding_window":false}}"#);
         assert_eq!(window(&qwen_off), [None; 3]);
+    }
+
+    #[test]
+    fn rope_by_layer_type_and_in_one_mean_the_same() {
+        let shape = MINIMAL.replace(r#""num_hidden_layers":3"#, r#""num_hidden_layers":6"#);
+        let five = format!(
+            r#"{{"model_type":"gemma3_text",{shape},"head_dim":16,"rope_parameters":{{"full_attention":{{"rope_type":"linear","factor":8.0,"rope_theta":1e6}},"sliding_attention":{{"rope_type":"default","rope_theta":1e4}}}}}}"#
+        );
+        let four = format!(
+            r#"{{"model_type":"gemma3_text",{shape},"head_dim":16,"rope_theta":1e6,"rope_local_base_freq":1e4,"rope_scaling":{{"rope_type":"linear","factor":8.0}}}}"#
+        );
+        let (five, four) = (parse(&five).unwrap(), parse(&four).unwrap());
+        assert_eq!(five.ropes, four.ropes);
+        assert_eq!(five.ropes.len(), 2);
+        assert_eq!(five.rope_of, [Some(1), Some(1), Some(1), Some(1), Some(1), Some(0)]);
+        assert_eq!(four.rope_of, five.rope_of);
+        assert_eq!(five.windows, [Some(4096), Some(4096), Some(4096), Some(4096), Some(4096), None]);
+    }
+
+    #[test]
+    fn only_llamas_kind_has_the_fused_layer() {
+        for (model_type, expected) in [
+            ("llama", true),
+            ("mistral", true),
+            ("qwen2", true),
+            ("qwen3", false),
+            ("gemma", false),
+            ("granite", true),
+        ] {
+            let text = format!(r#"{{"model_type":"{model_type}",{MINIMAL}}}"#);
+            assert_eq!(parse(&text).unwrap().is_llama_like(), expected, "{model_type}");
+        }
+        let scaled = format!(r#"{{"model_type":"granite",{MINIMAL},"residual_multiplier":0.5}}"#);
+        assert!(!parse(&scaled).unwrap().is_llama_like());
+    }
+
+    #[test]
+    fn what_is_not_computed_is_refused_by_name() {
+        for (fields, named) in [
+            (r#""model_type":"llama","rope_scaling":{"rope_type":"mrope"}"#, "mrope"),
+            (r#""model_type":"gemma","hidden_act":"quick_gelu""#, "quick_gelu"),
+            (r#""model_type":"falcon","alibi":true"#, "alibi"),
+            (
+                r#""model_type":"gemma3_text","use_bidirectional_attention":true"#,
+                "use_bidirectional_attention",
+            ),
+            (
+                r#""model_type":"mixtral","num_local_experts":4000,"num_experts_per_tok":2,"num_hidden_layers":900"#,
+                "experts",
+            ),
+            (
+                r#""model_type":"phi3","rope_scaling":{"type":"longrope","short_factor":[1.0],"long_factor":[1.0]}"#,
+                "factor",
+            ),
+        ] {
+            let error = parse(&format!("{{{MINIMAL},{fields}}}")).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
     }
 
     #[test]

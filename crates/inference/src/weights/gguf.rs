@@ -68,8 +68,7 @@ impl GgufFile {
             return Err(Error::malformed(path, "expected a regular file"));
         }
         let mut reader = BufReader::new(File::open(path).map_err(Error::io(path))?);
-        let content = Content::read(&mut reader)
-            .map_err(|error| Error::malformed(path, format!("not a readable GGUF file: {error}")))?;
+        let content = Content::read(&mut reader).map_err(|error| unreadable(path, &error.to_string()))?;
         let names = content.tensor_infos.keys().map(|name| (name.clone(), name.clone())).collect();
         Ok(Self { path: path.to_owned(), content, reader: Mutex::new(reader), names, base: false })
     }
@@ -206,6 +205,36 @@ impl TensorSource for GgufFile {
     fn names(&self) -> Vec<String> {
         self.names.keys().cloned().collect()
     }
+}
+
+/// Types of tensors that llama.cpp writes and that are not dequantised here, by their number in the file.
+const OTHER_TYPES: &[(u32, &str)] = &[
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (20, "IQ4_NL"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (23, "IQ4_XS"),
+    (29, "IQ1_M"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (39, "MXFP4"),
+];
+
+/// Why a file's directory of tensors could not be read.
+fn unreadable(path: &Path, reason: &str) -> Error {
+    let number = reason.split("unknown dtype for tensor ").nth(1);
+    let number =
+        number.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok());
+    let Some(number) = number else {
+        return Error::malformed(path, format!("not a readable GGUF file: {reason}"));
+    };
+    let name = OTHER_TYPES.iter().find(|(other, _)| *other == number).map_or("unknown", |(_, name)| name);
+    Error::unsupported(path, format!("a tensor of type {name} ({number})")).with_hint(
+        "give a file with Q4_0 to Q8_0, Q2_K to Q6_K, F16, BF16 or F32, or a Hugging Face directory",
+    )
 }
 
 /// A metadata number as usize.

@@ -5,7 +5,9 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::rope::Heads;
-use super::{DecoderConfig, ExpertsConfig, MAX_LAYERS, MAX_WIDTH, NormedPer, QkNorms, token_ids};
+use super::{
+    DecoderConfig, ExpertsConfig, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH, NormedPer, QkNorms, token_ids,
+};
 use crate::decoder::activation::Activation;
 use crate::decoder::architectures::{Architecture, Bias, Mlp, Positions, QkNorm, Residual, Scalars, Window};
 use crate::error::{Error, Result};
@@ -183,6 +185,12 @@ impl<'a> Fields<'a> {
             // transformers 5 has either name for the same number.
             None => self.size("num_local_experts", 1 << 12)?,
         };
+        if layers * count > MAX_EXPERTS {
+            return Err(Error::unsupported(
+                self.path,
+                format!("{count} experts in {layers} layers; expected at most {MAX_EXPERTS} in all"),
+            ));
+        }
         let per_row = self.size("num_experts_per_tok", count)?;
         let normalised = match names.normalised {
             Some(normalised) => normalised,
