@@ -22,7 +22,8 @@ impl Adapter {
     pub fn load(path: &Path, base: &Decoder, options: &LoadOptions) -> Result<Self> {
         let opened = container::open(path, base, options)?;
         let (config_path, tensors) = (&opened.config_path, &*opened.tensors);
-        let config = AdapterConfig::from_object(config_path, &opened.config)?;
+        let config =
+            AdapterConfig::from_object(config_path, &opened.config, base.config().architecture.model_type)?;
         let stack = match &config.replication {
             Some(layers) => Some(Arc::new(
                 base.restacked(layers)

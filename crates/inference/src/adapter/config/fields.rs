@@ -14,6 +14,8 @@ const MAX_RANK: u64 = 1 << 16;
 pub(super) struct Fields<'a> {
     pub(super) path: &'a Path,
     pub(super) object: &'a Map<String, Value>,
+    /// The base's `model_type`.
+    pub(super) model_type: &'a str,
 }
 
 impl Fields<'_> {

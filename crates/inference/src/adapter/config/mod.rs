@@ -83,12 +83,12 @@ struct Layers {
 }
 
 impl AdapterConfig {
-    /// Parses the object of a config file; `path` is for errors.
+    /// Parses the object of a config file for a base of this `model_type`; `path` is for errors.
     ///
     /// # Errors
     /// If it is malformed, or a key asks for something that is not implemented.
-    pub fn from_object(path: &Path, object: &Map<String, Value>) -> Result<Self> {
-        Fields { path, object }.parse()
+    pub fn from_object(path: &Path, object: &Map<String, Value>, model_type: &str) -> Result<Self> {
+        Fields { path, object, model_type }.parse()
     }
 
     /// The config of an adapter with these `(module, rank, scaling)` and no others, in the order of PEFT's file.
@@ -117,7 +117,7 @@ impl AdapterConfig {
             ("target_modules", targets.into()),
         ];
         let object = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        Fields { path: Path::new("an adapter in memory"), object: &object }.parse()
+        Fields { path: Path::new("an adapter in memory"), object: &object, model_type: "" }.parse()
     }
 
     /// The config of a whole checkpoint, which has none.
@@ -125,7 +125,7 @@ impl AdapterConfig {
         let targets = Value::Array(Vec::new());
         let fields = [("peft_type", Value::from("LORA")), ("target_modules", targets)];
         let object = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        Fields { path: Path::new("a merged checkpoint"), object: &object }.parse()
+        Fields { path: Path::new("a merged checkpoint"), object: &object, model_type: "" }.parse()
     }
 
     /// The rank at a module: the first matching key of `rank_pattern` in file order, else `r`.
@@ -153,8 +153,8 @@ impl AdapterConfig {
         self.kind.name()
     }
 
-    /// Whether the adapter changes a module by its type's tensors. `head` is the output head, which `all-linear`
-    /// leaves out.
+    /// Whether the adapter changes a module by its type's tensors. `head` says that `all-linear` leaves it out, as the
+    /// output head.
     pub(crate) fn targets(&self, module: &str, head: bool, path: &Path) -> Result<bool> {
         let excluded = match &self.exclude {
             Some(pattern) => pattern.matches(path, module, head)?,
@@ -184,7 +184,7 @@ impl AdapterConfig {
 
     /// Which sites the adapter targets, one flag a site.
     pub(crate) fn select(&self, sites: &[Site], path: &Path) -> Result<Vec<bool>> {
-        sites.iter().map(|site| self.targets(&site.name, site.head, path)).collect()
+        sites.iter().map(|site| self.targets(&site.name, left_out(site), path)).collect()
     }
 
     /// What to say when the adapter does not fit the base.
@@ -211,6 +211,12 @@ impl Layers {
         }
         Ok(false)
     }
+}
+
+/// Whether `all-linear` leaves a site out: the head, and what transformers 5 does not keep as linear modules, routers
+/// and stacked experts.
+fn left_out(site: &Site) -> bool {
+    site.head || site.name.ends_with(".gate") || site.name.contains(".experts.")
 }
 
 /// The regexes were tried against every site at load ([`AdapterConfig::select`] and
@@ -288,7 +294,16 @@ impl Fields<'_> {
     fn target(&self, kind: &dyn PeftType, notes: &mut Vec<String>) -> Result<ModulePattern> {
         match self.present("target_modules") {
             None => {
-                let default = kind.default_targets();
+                let default = kind.default_targets(self.model_type).ok_or_else(|| {
+                    Error::unsupported(
+                        self.path,
+                        format!(
+                            "target_modules is absent, and PEFT has no default of {} for `{}`",
+                            kind.name(),
+                            self.model_type
+                        ),
+                    )
+                })?;
                 notes.push(format!(
                     "target_modules is absent; PEFT's default for this architecture ({}) was used",
                     default.join(", ")

@@ -1,12 +1,16 @@
 //! IA3: the outputs of modules times a vector, bias included; of feed-forward modules the inputs.
 
-use super::{PeftType, present};
+use super::{PeftType, known_targets, present};
 use crate::adapter::change::{Change, bias_of};
 use crate::adapter::config::keys::{IA3, Treatment};
 use crate::adapter::contents::Contents;
 use crate::error::Result;
 
 pub(super) struct Ia3;
+
+/// PEFT's default modules, of the families whose feed-forward modules are known to be these.
+const DEFAULTS: &[(&[&str], &[&str])] =
+    &[(&["llama", "mistral", "qwen2", "gemma"], &["k_proj", "v_proj", "down_proj"])];
 
 impl PeftType for Ia3 {
     fn name(&self) -> &'static str {
@@ -21,8 +25,8 @@ impl PeftType for Ia3 {
         &["ia3_l"]
     }
 
-    fn default_targets(&self) -> &'static [&'static str] {
-        &["k_proj", "v_proj", "down_proj"]
+    fn default_targets(&self, model_type: &str) -> Option<&'static [&'static str]> {
+        known_targets(DEFAULTS, model_type)
     }
 
     fn apply(&self, contents: &Contents<'_>, targeted: &[bool], change: &mut Change<'_>) -> Result<()> {

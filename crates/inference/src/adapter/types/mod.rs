@@ -30,9 +30,10 @@ pub(crate) trait PeftType: Sync {
     /// The tensors that it keeps at modules.
     fn parts(&self) -> &'static [&'static str];
 
-    /// What `target_modules` is where the file does not say, for models of the Llama family.
-    fn default_targets(&self) -> &'static [&'static str] {
-        &["q_proj", "v_proj"]
+    /// What `target_modules` is where the file does not say, by the base's `model_type`, in PEFT; `None` where PEFT asks
+    /// for it.
+    fn default_targets(&self, model_type: &str) -> Option<&'static [&'static str]> {
+        known_targets(ATTENTION, model_type)
     }
 
     /// Adds what it does at the targeted sites, one flag a site.
@@ -45,6 +46,25 @@ pub(crate) trait PeftType: Sync {
     fn changes(&self, _module: &str) -> bool {
         false
     }
+}
+
+/// PEFT's default `target_modules` of most types.
+const ATTENTION: &[(&[&str], &[&str])] = &[
+    (
+        &["llama", "mistral", "mixtral", "stablelm", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3"],
+        &["q_proj", "v_proj"],
+    ),
+    (&["gpt2"], &["c_attn"]),
+    (&["gpt_neox", "falcon"], &["query_key_value"]),
+    (&["phi"], &["q_proj", "v_proj", "fc1", "fc2"]),
+];
+
+/// The modules that a table has for a `model_type`.
+fn known_targets(
+    table: &[(&[&str], &'static [&'static str])],
+    model_type: &str,
+) -> Option<&'static [&'static str]> {
+    table.iter().find(|(types, _)| types.contains(&model_type)).map(|(_, modules)| *modules)
 }
 
 impl fmt::Debug for dyn PeftType {

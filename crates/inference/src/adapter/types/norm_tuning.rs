@@ -1,6 +1,6 @@
 //! LN tuning: norms of the base replaced whole.
 
-use super::PeftType;
+use super::{PeftType, known_targets};
 use crate::adapter::change::Change;
 use crate::adapter::config::keys::Treatment;
 use crate::adapter::contents::Contents;
@@ -23,8 +23,8 @@ impl PeftType for NormTuning {
         &[PART]
     }
 
-    fn default_targets(&self) -> &'static [&'static str] {
-        &["input_layernorm", "post_attention_layernorm", "norm"]
+    fn default_targets(&self, model_type: &str) -> Option<&'static [&'static str]> {
+        known_targets(&[(&["llama"], &["input_layernorm", "post_attention_layernorm", "norm"])], model_type)
     }
 
     fn changes(&self, module: &str) -> bool {
