@@ -36,16 +36,19 @@ impl Decoder {
         stored_rope(&mut config, &*source)?;
         let sites = site::sites(&config);
         let loader = Loader { config: &config, sites: &sites, source: &*source, compute, variant: false };
-        let embedding = loader.embedding()?;
+        // Embedding and head first: the table in f32, which may be a fifth of a model, is gone before the layers come.
+        let (table, head) = {
+            let embedding = loader.embedding()?;
+            (loader.table(&embedding)?, loader.head(&embedding)?)
+        };
         let mut layers = Vec::with_capacity(config.layers);
         for layer in 0..config.layers {
             layers.push(Arc::new(loader.layer(layer)?));
             progress(layer + 1, config.layers);
         }
-        let head = loader.head(&embedding)?;
         Ok(Self {
             norm: loader.final_norm()?,
-            embedding: loader.table(&embedding)?,
+            embedding: table,
             positions: loader.positions()?,
             rotary: Arc::new(RotaryTables::new(&config, compute)?),
             layers: layers.into(),
