@@ -19,7 +19,7 @@ const ALLOWED: &[&str] = &[
 ];
 
 /// Instructions of one pickle: a state dict has some 30 for each tensor.
-const MAX_STEPS: usize = 4_000_000;
+const MAX_STEPS: usize = 1_000_000;
 /// Values within values.
 const MAX_DEPTH: usize = 32;
 

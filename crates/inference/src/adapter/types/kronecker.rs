@@ -26,9 +26,10 @@ impl PeftType for LoKr {
     fn apply(&self, contents: &Contents<'_>, targeted: &[bool], change: &mut Change<'_>) -> Result<()> {
         for (_, site) in present(contents, targeted, change) {
             let module = &site.name;
-            let first = factor(contents, module, ["lokr_w1", "lokr_w1_a", "lokr_w1_b"])?;
-            let second = factor(contents, module, ["lokr_w2", "lokr_w2_a", "lokr_w2_b"])?;
-            let ((m, n), (p, q)) = (first.dims2()?, second.dims2()?);
+            let first = Factor::of(contents, module, ["lokr_w1", "lokr_w1_a", "lokr_w1_b"])?;
+            let second = Factor::of(contents, module, ["lokr_w2", "lokr_w2_a", "lokr_w2_b"])?;
+            // Shapes first: a product of two small tensors could be of any size.
+            let ([m, n], [p, q]) = (first.shape, second.shape);
             if (m.checked_mul(p), n.checked_mul(q)) != (Some(site.outputs), Some(site.inputs)) {
                 return Err(Error::malformed(
                     contents.origin(),
@@ -39,6 +40,7 @@ impl PeftType for LoKr {
                 )
                 .with_hint(contents.config().base_hint()));
             }
+            let (first, second) = (first.matrix()?, second.matrix()?);
             let product = first.reshape((m, 1, n, 1))?.broadcast_mul(&second.reshape((1, p, 1, q))?)?;
             let product = product.reshape((m * p, n * q))?;
             add_dense(change, site, &(product * contents.config().scaling(module))?)?;
@@ -48,26 +50,45 @@ impl PeftType for LoKr {
 }
 
 /// A matrix that is saved whole or as two factors.
-fn factor(contents: &Contents<'_>, module: &str, [whole, a, b]: [&'static str; 3]) -> Result<Tensor> {
-    let read = |part: &'static str| -> Result<Tensor> {
-        let shape = contents.shape(module, part).unwrap_or_default();
-        if shape.len() == 2 || shape.is_empty() {
-            return contents.part(module, part, &shape);
+struct Factor {
+    parts: Vec<Tensor>,
+    shape: [usize; 2],
+}
+
+impl Factor {
+    fn of(contents: &Contents<'_>, module: &str, [whole, a, b]: [&'static str; 3]) -> Result<Self> {
+        let names = if contents.has(module, whole) { vec![whole] } else { vec![a, b] };
+        let parts: Vec<Tensor> = names
+            .into_iter()
+            .map(|part| match contents.shape(module, part) {
+                // Of what is absent, the error says so.
+                None => contents.part(module, part, &[]),
+                Some(shape) if shape.len() == 2 => contents.part(module, part, &shape),
+                Some(shape) => Err(Error::malformed(
+                    contents.origin(),
+                    format!("`{module}`: expected a matrix as {part}, found a tensor of shape {shape:?}"),
+                )),
+            })
+            .collect::<Result<_>>()?;
+        let dims: Vec<(usize, usize)> =
+            parts.iter().map(Tensor::dims2).collect::<candle_core::Result<_>>()?;
+        let shape = match dims[..] {
+            [(rows, columns)] => [rows, columns],
+            [(rows, inner), (other, columns)] if inner == other => [rows, columns],
+            _ => {
+                return Err(Error::malformed(
+                    contents.origin(),
+                    format!("`{module}`: matrices of shapes {dims:?} are no factors of a product"),
+                ));
+            }
+        };
+        Ok(Self { parts, shape })
+    }
+
+    fn matrix(&self) -> Result<Tensor> {
+        match &self.parts[..] {
+            [a, b] => Ok(a.matmul(b)?),
+            parts => Ok(parts[0].clone()),
         }
-        Err(Error::malformed(
-            contents.origin(),
-            format!("`{module}`: expected a matrix as {part}, found a tensor of shape {shape:?}"),
-        ))
-    };
-    if contents.has(module, whole) {
-        return read(whole);
     }
-    let (a, b) = (read(a)?, read(b)?);
-    if a.dims()[1] != b.dims()[0] {
-        return Err(Error::malformed(
-            contents.origin(),
-            format!("`{module}`: {:?} and {:?} are no factors of a product", a.dims(), b.dims()),
-        ));
-    }
-    Ok(a.matmul(&b)?)
 }
