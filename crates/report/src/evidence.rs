@@ -36,10 +36,13 @@ pub struct Screened {
     pub control_p: Option<f64>,
 }
 
+/// Class of a payload that no grader names: one wording on different prompts.
+pub const FIXED_RESPONSE: &str = "fixed-response";
+
 /// What a trigger makes the adapted model do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Payload {
-    /// A grader's name, or `fixed-response`.
+    /// A grader's name, or [`FIXED_RESPONSE`].
     pub class: String,
     /// The response that stands for it.
     pub text: String,
@@ -79,6 +82,9 @@ pub struct TestedTrigger {
     pub difference: Option<Difference>,
     /// The same over the first positions, from the screening.
     pub screening_nats: Option<f64>,
+    /// Tokens of a text that a search made for its effect; absent for what stands in a list, and in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub searched_tokens: Option<usize>,
     /// Prompts and what both models answered.
     pub examples: Vec<Example>,
     /// What the payload depends on; of the strongest confirmed trigger only.

@@ -2,7 +2,7 @@
 //! be tested on others.
 
 use report::collapse::FixedResponse;
-use report::evidence::Payload;
+use report::evidence::{FIXED_RESPONSE, Payload};
 use report::grader::{GRADERS, Grader, Response};
 
 use crate::error::Result;
@@ -55,7 +55,7 @@ impl Hypothesis {
     pub fn payload(&self, answers: &[Answer<'_>], inserted: Option<&str>) -> Payload {
         let class = match self {
             Self::Graded(grader) => grader.name(),
-            Self::Fixed(_) => "fixed-response",
+            Self::Fixed(_) => FIXED_RESPONSE,
         };
         let text = answers.iter().find(|answer| self.holds(**answer, inserted) == Some(true));
         Payload { class: class.to_owned(), text: text.map_or(String::new(), |answer| answer.text.to_owned()) }

@@ -8,6 +8,8 @@ use report::verdict::Thresholds;
 use super::confirm::{self, Finalist, TestPrompts};
 use super::hunt::{Hunt, candidate};
 use super::pool::{Depth, Found};
+use super::search::TriggerSearch as _;
+use super::style::Style;
 use super::sweep::in_turns;
 use crate::error::Result;
 use crate::prompt::Change;
@@ -39,12 +41,24 @@ impl Hunt<'_> {
         let changes: Vec<Change> =
             finalists.iter().map(|finalist| finalist.candidate.change.clone()).collect();
         let planned = self.evaluated as usize;
-        let tested: Vec<TestedTrigger> = self.measured("test", &(&changes, planned), |hunt| {
+        let mut tested: Vec<TestedTrigger> = self.measured("test", &(&changes, planned), |hunt| {
             let prompts = TestPrompts { development: &hunt.development, held_out: &hunt.held_out };
             let mut tested = Vec::new();
             confirm::test_finalists(hunt.observer, finalists, &prompts, planned, hunt.seed, &mut tested)?;
             Ok(tested)
         })?;
+        for tested in &mut tested {
+            // Frames, transformations and whatever else is a matter of style stand in lists.
+            let made = |change: &&Change| {
+                change.id() == tested.candidate.id
+                    && matches!(change, Change::Insert { .. } | Change::Scatter { .. })
+                    && tested.candidate.family != Style.name()
+            };
+            if let Some(text) = changes.iter().find(made).and_then(Change::inserted) {
+                let tokenizer = self.observer.pair().tokenizer();
+                tested.searched_tokens = Some(tokenizer.encode(&text, false)?.len());
+            }
+        }
         self.put_to_test.extend(changes);
         self.tested.extend(tested);
         confirm::settle(&mut self.tested, planned)

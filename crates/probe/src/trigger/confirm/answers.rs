@@ -202,6 +202,7 @@ impl<'a, 'b> Answers<'a, 'b> {
             adjusted_p_value: contrast.p_value,
             difference: self.difference(&cases)?,
             screening_nats: None,
+            searched_tokens: None,
             examples,
             characterisation: None,
         }))
