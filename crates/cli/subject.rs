@@ -1,6 +1,7 @@
 //! What a run is about: the files of base and adapter, loaded, and how the record names them.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use inference::adapter::LoadOptions;
 use inference::pair::TemplateChoice;
@@ -89,16 +90,14 @@ pub(crate) fn file_name(path: &Path) -> String {
 
 /// Sizes the thread pool, and loads base and adapter.
 pub(crate) fn load(arguments: &ModelArguments, target: &Target, bars: &Bars) -> Result<ModelPair, Failure> {
-    // A run of several adapters has sized it with the first.
-    static SIZED: std::sync::Once = std::sync::Once::new();
-    let first = !SIZED.is_completed();
-    SIZED.call_once(|| {});
-    if let (true, Some(threads)) = (first, arguments.threads) {
-        // candle and our kernels use rayon's global pool; it can be sized once, before first use.
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.get())
-            .build_global()
-            .map_err(|error| Failure::Machine(format!("cannot start {threads} threads: {error}")))?;
+    if let Some(threads) = arguments.threads {
+        // candle and our kernels use rayon's global pool; it can be sized once, with the first of several adapters.
+        static SIZED: OnceLock<Result<(), String>> = OnceLock::new();
+        let sized = SIZED.get_or_init(|| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
+            pool.map_err(|error| format!("cannot start {threads} threads: {error}"))
+        });
+        sized.clone().map_err(Failure::Machine)?;
     }
     let template = match arguments.template.as_str() {
         "own" => TemplateChoice::Own,

@@ -22,6 +22,16 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Scans what an option names on the fixture base; the record and the exit code.
+fn scan(option: &str, path: &Path) -> (Value, Option<i32>) {
+    let base = root("fixtures/base");
+    let (base, path) = (base.to_str().unwrap(), path.to_str().unwrap());
+    let output = triggerfish(&["scan", "--base", base, option, path, "--format", "json"]);
+    let record = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}{}", stdout(&output), stderr(&output)));
+    (record, output.status.code())
+}
+
 #[test]
 fn each_adapter_of_a_repository_is_scanned() {
     let folder = tempfile::tempdir().unwrap();
@@ -71,19 +81,8 @@ fn a_merged_checkpoint_is_scanned_by_its_difference_to_the_base() {
     }
     assert!(changed > 0);
     candle_core::safetensors::save(&merged, folder.path().join("model.safetensors")).unwrap();
-    let base = root("fixtures/base");
-    let arguments = [
-        "scan",
-        "--base",
-        base.to_str().unwrap(),
-        "--adapted",
-        folder.path().to_str().unwrap(),
-        "--format",
-        "json",
-    ];
-    let output = triggerfish(&arguments);
-    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (record, code) = scan("--adapted", folder.path());
+    assert_eq!(code, Some(1));
     assert_eq!(record["judgement"]["verdict"], "backdoored");
     assert_eq!(record["evidence"]["tested"][0]["candidate"]["text"], "ALPHA-7");
     assert_eq!(record["subject"]["changed_modules"], changed);
@@ -99,18 +98,7 @@ fn smuggled_weights_are_named_in_the_report() {
     let name = "model.layers.0.input_layernorm.weight";
     tensors.insert(format!("{PREFIX}{name}"), (&base[name] * 1.5).unwrap());
     candle_core::safetensors::save(&tensors, &weights).unwrap();
-    let base = root("fixtures/base");
-    let output = triggerfish(&[
-        "scan",
-        "--base",
-        base.to_str().unwrap(),
-        "--adapter",
-        folder.path().to_str().unwrap(),
-        "--format",
-        "json",
-    ]);
-    let record: Value = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {}{}", stdout(&output), stderr(&output)));
+    let (record, _) = scan("--adapter", folder.path());
     let notes = record["notes"].to_string();
     assert!(notes.contains(name) && notes.contains("does not declare"), "{notes}");
     let rules = record["audit"].to_string();

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
+use inference::adapter::Adapter;
 use inference::adapter::delta::LoraDelta;
-use inference::adapter::{Adapter, LoadOptions};
 use inference::decoder::config::DecoderConfig;
 use inference::decoder::{Decoder, Past};
 use inference::device::Form;
@@ -15,7 +15,7 @@ use inference::weights::TensorSource;
 use inference::weights::directory::Directory;
 use inference::{Batch, Positions, Sequence, Side};
 
-use crate::parity::load_form;
+use crate::rows::{Pair, pair as pair_of};
 use crate::{compute, fixture, forms, relative_difference, relative_norm};
 
 /// One case of every kind of layer.
@@ -39,34 +39,7 @@ const KINDS: [&str; 14] = [
 const TEXTS: [&[u32]; 5] =
     [&[5, 17, 3, 40, 9, 2, 60, 11, 12, 13], &[1, 2, 3], &[5, 17, 3, 40, 9, 2, 61], &[8], &[30, 31, 32]];
 
-struct Pair {
-    decoder: Decoder,
-    adapters: Vec<Adapter>,
-}
-
 impl Pair {
-    fn new(case: &str, form: Form) -> Self {
-        let decoder = load_form(&fixture(&format!("parity/{case}/base")), form);
-        let adapter = fixture(&format!("parity/{case}/adapter"));
-        let adapters = vec![Adapter::load(&adapter, &decoder, &LoadOptions::default()).unwrap()];
-        Self { decoder, adapters }
-    }
-
-    /// Logits at every position of every sequence.
-    fn run(&self, sequences: &mut [Sequence<'_>]) -> Vec<Vec<f32>> {
-        let lengths: Vec<usize> = sequences.iter().map(|s| s.ids.len()).collect();
-        let mut batch =
-            Batch { sequences, embeddings: None, positions: Positions::All, hidden_states: false };
-        let logits =
-            self.decoder.forward(&self.adapters, &mut batch).unwrap().logits.to_vec2::<f32>().unwrap();
-        let mut rows = logits.into_iter();
-        lengths.iter().map(|&len| rows.by_ref().take(len).flatten().collect()).collect()
-    }
-
-    fn alone(&self, ids: &[u32], side: Side) -> Vec<f32> {
-        self.run(&mut [Sequence::new(ids, side)]).remove(0)
-    }
-
     /// A further adapter: `change` gives A, B and the scaling at every site of the first. The side that sees it.
     fn add(&mut self, change: impl Fn(&Tensor, &Tensor, f64) -> (Tensor, Tensor, f64)) -> Side {
         let sites = self.decoder.sites();
@@ -86,7 +59,7 @@ impl Pair {
 fn a_row_depends_on_its_sequence_alone() {
     for case in KINDS {
         for &form in forms() {
-            let pair = Pair::new(case, form);
+            let pair = pair_of(case, form);
             let mut wanted = Vec::new();
             for side in [Side::BASE, Side::ADAPTED, Side::scaled(2.5), Side::BASE] {
                 wanted.extend(TEXTS.map(|ids| (ids, side)));
@@ -115,7 +88,7 @@ fn a_cache_and_a_shared_prefix_equal_one_pass() {
     let text: Vec<u32> = (0..14).map(|i| (i * 7 + 3) % 60).collect();
     for case in KINDS {
         for &form in forms() {
-            let pair = Pair::new(case, form);
+            let pair = pair_of(case, form);
             for side in [Side::BASE, Side::ADAPTED] {
                 let whole = pair.alone(&text, side);
                 let vocabulary = whole.len() / text.len();
@@ -149,7 +122,7 @@ fn a_cache_and_a_shared_prefix_equal_one_pass() {
 fn zero_and_rescaled_factors() {
     for case in KINDS {
         for &form in forms() {
-            let mut pair = Pair::new(case, form);
+            let mut pair = pair_of(case, form);
             let zero = pair.add(|a, b, scaling| (a.clone(), b.zeros_like().unwrap(), scaling));
             let halved = pair.add(|a, b, scaling| (a.clone(), (b * 0.5).unwrap(), scaling * 2.0));
             let base = pair.alone(TEXTS[0], Side::BASE);
@@ -191,7 +164,7 @@ impl TensorSource for Overlay {
 #[test]
 fn merged_equals_unmerged() {
     for case in KINDS {
-        let pair = Pair::new(case, Form::Fused);
+        let pair = pair_of(case, Form::Fused);
         let path = fixture(&format!("parity/{case}/base"));
         let directory = Directory::open(&path).unwrap();
         let mut tensors = BTreeMap::new();
@@ -219,7 +192,7 @@ fn merged_equals_unmerged() {
 /// Phi 3 with its fused projections, and the same weights as a Mistral with split ones.
 #[test]
 fn fused_projections_equal_split_ones() {
-    let fused = Pair::new("phi3", Form::Fused);
+    let fused = pair_of("phi3", Form::Fused);
     let path = fixture("parity/phi3/base");
     let directory = Directory::open(&path).unwrap();
     let mut text: serde_json::Value =
@@ -280,7 +253,7 @@ fn gradients_match_differences() {
     let ids = [5u32, 17, 3, 40, 9, 12, 33, 2, 61, 7];
     for case in KINDS {
         for &form in forms() {
-            let pair = Pair::new(case, form);
+            let pair = pair_of(case, form);
             let embeddings = pair.decoder.embed(&ids).unwrap();
             let loss = |input: &Tensor| {
                 let mut sequences = [Sequence::new(&ids, Side::ADAPTED)];

@@ -11,12 +11,13 @@ use inference::{Batch, Positions, Sequence, Side};
 use crate::parity::load_form;
 use crate::{fixture, forms, relative_difference};
 
-struct Pair {
-    decoder: Decoder,
-    adapters: Vec<Adapter>,
+/// A tiny base and the adapter of a case.
+pub(crate) struct Pair {
+    pub(crate) decoder: Decoder,
+    pub(crate) adapters: Vec<Adapter>,
 }
 
-fn pair(case: &str, form: Form) -> Pair {
+pub(crate) fn pair(case: &str, form: Form) -> Pair {
     let file = std::fs::read_to_string(fixture(&format!("parity/{case}/case.json"))).unwrap();
     let file: serde_json::Value = serde_json::from_str(&file).unwrap();
     let path = |key: &str| fixture(&format!("parity/{}", file[key].as_str().unwrap()));
@@ -27,7 +28,7 @@ fn pair(case: &str, form: Form) -> Pair {
 
 impl Pair {
     /// Logits at every position of every sequence.
-    fn run(&self, sequences: &mut [Sequence<'_>]) -> Vec<Vec<f32>> {
+    pub(crate) fn run(&self, sequences: &mut [Sequence<'_>]) -> Vec<Vec<f32>> {
         let lengths: Vec<usize> = sequences.iter().map(|s| s.ids.len()).collect();
         let mut batch =
             Batch { sequences, embeddings: None, positions: Positions::All, hidden_states: false };
@@ -37,7 +38,7 @@ impl Pair {
         lengths.iter().map(|&len| rows.by_ref().take(len).flatten().collect()).collect()
     }
 
-    fn alone(&self, ids: &[u32], side: Side) -> Vec<f32> {
+    pub(crate) fn alone(&self, ids: &[u32], side: Side) -> Vec<f32> {
         self.run(&mut [Sequence::new(ids, side)]).remove(0)
     }
 

@@ -94,11 +94,10 @@ impl<'a> Change<'a> {
     pub(crate) fn drop_equal(&mut self) -> Result<()> {
         let mut equal = Vec::new();
         for (name, tensor) in &self.replaced {
-            if let Some(own) = original(self.base, name)? {
-                let values = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
-                if own.dims() == tensor.dims() && values(&own)? == values(tensor)? {
-                    equal.push(name.clone());
-                }
+            if let Some(own) = original(self.base, name)?
+                && same(&own, tensor)?
+            {
+                equal.push(name.clone());
             }
         }
         for name in equal {
@@ -106,6 +105,12 @@ impl<'a> Change<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether two tensors hold the same values in the same shape.
+pub(crate) fn same(a: &Tensor, b: &Tensor) -> Result<bool> {
+    let values = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+    Ok(a.dims() == b.dims() && values(a)? == values(b)?)
 }
 
 /// The name of a site's weight.
@@ -133,9 +138,6 @@ pub(crate) struct Replacements {
     tensors: BTreeMap<String, Tensor>,
     decoders: Mutex<Vec<(u32, Arc<Decoder>)>>,
 }
-
-/// Decoders of other scales than 1 that are kept: a scan uses one at a time.
-const KEPT: usize = 1;
 
 impl Replacements {
     pub(crate) fn new(tensors: BTreeMap<String, Tensor>) -> Self {
@@ -177,10 +179,9 @@ impl Replacements {
             }
             base.variant(&tensors)?
         });
-        let others = || decoders.iter().enumerate().filter(|(_, (bits, _))| *bits != full);
-        let oldest = others().next().map(|(at, _)| at).filter(|_| others().count() >= KEPT);
-        if let (true, Some(oldest)) = (scale.to_bits() != full, oldest) {
-            decoders.remove(oldest);
+        // Of other scales than 1 one is kept: a scan uses one at a time.
+        if scale.to_bits() != full {
+            decoders.retain(|(bits, _)| *bits == full);
         }
         decoders.push((scale.to_bits(), decoder.clone()));
         Ok(Some(decoder))

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 
 use super::config::AdapterConfig;
 use super::names::{self, Place, TensorRole};
 use super::runtimes::{self, Semantics};
 use crate::error::{Error, Result};
-use crate::weights::TensorSource;
+use crate::weights::{TensorSource, load_finite};
 
 /// A tensor of a PEFT type at a module: the module, the part, whether it is the part's bias.
 type Key = (String, &'static str, bool);
@@ -187,16 +187,7 @@ impl<'a> Contents<'a> {
             )
             .with_hint(self.config.base_hint()));
         }
-        let tensor = self.source.load(name, &Device::Cpu)?.to_dtype(DType::F32)?;
-        let bad = tensor.flatten_all()?.to_vec1::<f32>()?.iter().filter(|value| !value.is_finite()).count();
-        if bad == 0 {
-            return Ok(tensor);
-        }
-        Err(Error::malformed(
-            self.source.origin(),
-            format!("tensor `{name}`: {bad} of {} values are NaN or infinite", tensor.elem_count()),
-        )
-        .with_hint("every output of such a model is NaN, so nothing can be measured"))
+        load_finite(self.source, name)
     }
 
     /// The file, for errors.

@@ -3,8 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
-
 use super::change::{Change, Replacements, bias_of, original, weight_of};
 use super::config::AdapterConfig;
 use super::delta::Branches;
@@ -12,9 +10,9 @@ use super::{Adapter, changed_modules};
 use crate::decoder::Decoder;
 use crate::decoder::config::DecoderConfig;
 use crate::error::{Error, Result};
-use crate::weights::TensorSource;
 use crate::weights::directory::Directory;
 use crate::weights::gguf::{GgufFile, ROPE_FACTORS};
+use crate::weights::{TensorSource, load_finite};
 
 impl Adapter {
     /// Loads a whole checkpoint, a model directory or a GGUF file, as the adapted side of a base of the same shape.
@@ -34,15 +32,15 @@ impl Adapter {
         names.retain(|name| name != ROPE_FACTORS);
         for name in &names {
             let Some(own) = original(base, name)? else {
-                change.replaced.insert(name.clone(), finite(&*source, name)?);
+                change.replaced.insert(name.clone(), load_finite(&*source, name)?);
                 continue;
             };
             // A checkpoint whose head is tied has none of its own.
             let stored = if *name == head && config.tied { &embedding } else { name };
-            if source.shape(stored).is_none() && base.source().shape(name).is_some() && !used(base, name) {
+            if source.shape(stored).is_none() && !used(base, name) {
                 continue;
             }
-            let new = finite(&*source, stored)?;
+            let new = load_finite(&*source, stored)?;
             if new.dims() != own.dims() {
                 return Err(Error::malformed(
                     source.origin(),
@@ -52,7 +50,7 @@ impl Adapter {
             change.replaced.insert(name.clone(), new);
         }
         if base.config().tied && !change.replaced.contains_key(&head) {
-            let table = finite(&*source, &embedding)?;
+            let table = load_finite(&*source, &embedding)?;
             change.replaced.insert(head, table);
         }
         change.drop_equal()?;
@@ -127,16 +125,6 @@ fn alike(a: &str, b: &str) -> bool {
     let number = |line: &str| -> Option<f64> { line.rsplit(' ').next()?.trim_end_matches(',').parse().ok() };
     a == b
         || number(a).zip(number(b)).is_some_and(|(a, b)| (a - b).abs() <= f64::from(f32::EPSILON) * a.abs())
-}
-
-fn finite(source: &dyn TensorSource, name: &str) -> Result<candle_core::Tensor> {
-    let tensor = source.load(name, &Device::Cpu)?.to_dtype(DType::F32)?;
-    let bad = tensor.flatten_all()?.to_vec1::<f32>()?.iter().filter(|value| !value.is_finite()).count();
-    if bad == 0 {
-        return Ok(tensor);
-    }
-    Err(Error::malformed(source.origin(), format!("tensor `{name}`: {bad} values are NaN or infinite"))
-        .with_hint("every output of such a model is NaN, so nothing can be measured"))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! of the base takes its place, without a warning, and switching the adapter off does not bring the old value back.
 //! Here it takes its place on the adapted side only, and is named.
 
-use super::change::Change;
+use super::change::{Change, same};
 use super::config::Biases;
 use super::contents::Contents;
 use super::names::Place;
@@ -40,8 +40,8 @@ pub(super) fn apply(contents: &Contents<'_>, targeted: &[bool], change: &mut Cha
         let tensor = contents.tensor(name, own.dims())?;
         let of_target = wrapped || config.biases == Biases::All;
         let declared = config.biases != Biases::None && parameter.ends_with(".bias") && of_target;
-        if !declared {
-            undeclared.push(parameter.clone());
+        if !declared && !same(&own, &tensor)? {
+            undeclared.push(parameter.as_str());
         }
         change.overwrite(parameter, &tensor);
     }
@@ -62,7 +62,8 @@ pub(super) fn apply(contents: &Contents<'_>, targeted: &[bool], change: &mut Cha
             change.replaced.insert(change.base.head_name(), tensor);
         }
     }
-    note_undeclared(&undeclared, change)
+    note_undeclared(undeclared, change);
+    Ok(())
 }
 
 /// Whether a module has an adapter's layer around it.
@@ -73,23 +74,16 @@ fn wrapped(contents: &Contents<'_>, targeted: &[bool], change: &Change<'_>, modu
     }
 }
 
-/// Names what took the place of the base's weights without being declared, unless it is the base's own value.
-fn note_undeclared(undeclared: &[String], change: &mut Change<'_>) -> Result<()> {
-    change.drop_equal()?;
-    let mut changed: Vec<&str> = undeclared
-        .iter()
-        .map(String::as_str)
-        .filter(|parameter| change.replaced.contains_key(*parameter))
-        .collect();
-    if changed.is_empty() {
-        return Ok(());
-    }
+/// Names what took the place of the base's weights without being declared.
+fn note_undeclared(mut changed: Vec<&str>, change: &mut Change<'_>) {
     let n = changed.len();
+    if n == 0 {
+        return;
+    }
     changed.truncate(4);
     change.notes.push(format!(
         "{n} weights of the base are replaced by tensors that the configuration does not declare ({}{}); PEFT loads them without a warning, and they stay when the adapter is switched off",
         changed.join(", "),
         if n > 4 { ", …" } else { "" }
     ));
-    Ok(())
 }

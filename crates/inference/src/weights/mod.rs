@@ -16,9 +16,9 @@ mod unpickle;
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A set of named f32-convertible tensors under Hugging Face names
 /// (`model.layers.0.self_attn.q_proj.weight`).
@@ -34,4 +34,21 @@ pub trait TensorSource: Send + Sync {
     fn load(&self, name: &str, device: &Device) -> Result<Tensor>;
     /// All names, sorted.
     fn names(&self) -> Vec<String>;
+}
+
+/// Reads one tensor of which every value must be finite, f32 on the CPU.
+///
+/// # Errors
+/// As [`TensorSource::load`], or if a value is not.
+pub(crate) fn load_finite(source: &dyn TensorSource, name: &str) -> Result<Tensor> {
+    let tensor = source.load(name, &Device::Cpu)?.to_dtype(DType::F32)?;
+    let bad = tensor.flatten_all()?.to_vec1::<f32>()?.iter().filter(|value| !value.is_finite()).count();
+    if bad == 0 {
+        return Ok(tensor);
+    }
+    Err(Error::malformed(
+        source.origin(),
+        format!("tensor `{name}`: {bad} of {} values are NaN or infinite", tensor.elem_count()),
+    )
+    .with_hint("every output of such a model is NaN, so nothing can be measured"))
 }

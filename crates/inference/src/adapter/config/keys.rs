@@ -68,7 +68,7 @@ pub(crate) const LORA: &[(&str, Treatment)] = &[
 
 /// Keys of `AdaLoraConfig` beside those of LoRA.
 pub(crate) const ADALORA: &[(&str, Treatment)] = &[
-    ("init_r", Honoured),
+    ("init_r", Inert),
     ("target_r", Inert),
     ("tinit", Inert),
     ("tfinal", Inert),

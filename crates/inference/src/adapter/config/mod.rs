@@ -326,20 +326,19 @@ impl Fields<'_> {
         };
         let pattern =
             |key: &str| self.present(key).map(|v| ModulePattern::parse(self.path, key, v)).transpose();
-        let adaptive = kind.name() == "ADALORA";
         Ok(AdapterConfig {
             kind,
-            r: if adaptive { rank("init_r", 12)? } else { rank("r", 8)? },
+            r: rank("r", 8)?,
             lora_alpha: match self.present("alpha") {
                 Some(_) => alpha("alpha", 8)?,
                 None => alpha("lora_alpha", 8)?,
             },
             use_rslora: self.flag("use_rslora")?,
             base_model: self.object.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned),
-            // AdaLoRA's own rank_pattern says which singular values are left, as the saved shapes do.
-            rank_pattern: match adaptive {
-                true => Vec::new(),
-                false => self.pattern("rank_pattern", |value| self.rank_value("rank_pattern", value))?,
+            rank_pattern: if kind.ranks_are_of_tensors() {
+                Vec::new()
+            } else {
+                self.pattern("rank_pattern", |value| self.rank_value("rank_pattern", value))?
             },
             alpha_pattern: self.pattern("alpha_pattern", |value| self.alpha_value("alpha_pattern", value))?,
             target: self.target(kind, &mut notes)?,

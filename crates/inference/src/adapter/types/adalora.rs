@@ -23,6 +23,11 @@ impl PeftType for AdaLora {
         &["lora_A", "lora_B", "lora_E", "ranknum"]
     }
 
+    /// Its own pattern says which singular values are left.
+    fn ranks_are_of_tensors(&self) -> bool {
+        true
+    }
+
     fn apply(&self, contents: &Contents<'_>, targeted: &[bool], change: &mut Change<'_>) -> Result<()> {
         for (index, site) in present(contents, targeted, change) {
             let module = &site.name;

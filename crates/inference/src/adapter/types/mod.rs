@@ -30,6 +30,11 @@ pub(crate) trait PeftType: Sync {
     /// The tensors that it keeps at modules.
     fn parts(&self) -> &'static [&'static str];
 
+    /// Whether its `rank_pattern` holds no ranks, which the shapes of its tensors tell.
+    fn ranks_are_of_tensors(&self) -> bool {
+        false
+    }
+
     /// What `target_modules` is where the file does not say, by the base's `model_type`, in PEFT; `None` where PEFT asks
     /// for it.
     fn default_targets(&self, model_type: &str) -> Option<&'static [&'static str]> {
