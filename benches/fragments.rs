@@ -20,6 +20,7 @@ use clap::Parser;
 use inference::device::DeviceName;
 use inference::pair::TemplateChoice;
 use inference::{Compute, ModelPair, Precision, Side};
+use probe::Roles;
 use probe::observe::Observer;
 use probe::progress::Silent;
 use probe::prompt::{Change, Placement, Prompt};
@@ -90,7 +91,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let compute = Compute::open(DeviceName::Cpu, arguments.dtype)?;
     let mut pair = ModelPair::load_base(&arguments.base, &TemplateChoice::Own, &compute, &|_, _| {})?;
     pair.add_adapter(&arguments.adapter, &Default::default())?;
-    let observer = Observer::new(&pair, &Silent);
+    let side = Side { scale: arguments.scale, ..Side::ADAPTED };
+    let roles = Roles { base: Side::BASE, adapted: side };
+    let observer = Observer::in_roles(&pair, &Silent, roles);
     let prompts = prompts(&arguments, &observer)?;
     let vocabulary = Vocabulary::of(&pair)?;
     let target = pair.tokenizer().encode(&arguments.target, false)?;
@@ -113,9 +116,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(|token| Change::Insert { text: format!("{}{token}{}", arguments.before, arguments.after), at })
         .collect();
 
-    let side = Side { scale: arguments.scale, ..Side::ADAPTED };
     let indices: Vec<usize> = (0..prompts.len()).collect();
-    let mut movements = Movements::new(&observer, prompts, arguments.seed, side);
+    let mut movements = Movements::new(&observer, prompts, arguments.seed);
     movements.prepare(&changes)?;
     let question = Question { prompts: &indices, side, targets: &[first], continuation: &target };
     let mut moved: Vec<Vec<Moved>> = Vec::with_capacity(changes.len());

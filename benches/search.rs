@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::ops::ControlFlow;
 
-use inference::Side;
+use probe::Roles;
 use probe::prompt::{Placement, Prompt};
 use probe::trigger::differential::{Differential, Goal};
 use probe::trigger::gcg::{Gcg, GcgConfig};
@@ -29,7 +29,7 @@ pub(crate) fn gcg_step(setup: &Setup) -> Result<Sample> {
         std::slice::from_ref(&prompt),
         Placement::Suffix,
         &goal,
-        Side::ADAPTED,
+        Roles::SCAN,
         0.0,
         1,
     )?;

@@ -98,7 +98,11 @@ pub(crate) struct HuntArguments {
     /// Run directory: every measurement is kept there, and the same command goes on where it was stopped.
     #[arg(long, value_name = "DIR")]
     pub(crate) resume: Option<PathBuf>,
-    /// A benign adapter of the same base, on which the same searches are run as a null; repeatable.
+    /// Also search with base and adapter exchanged: how far can the clean base be driven? Costs as much again.
+    #[arg(long)]
+    pub(crate) null_base: bool,
+    /// A benign adapter of the same base, on which the same searches are run as a null; repeatable. Each costs as much
+    /// again as the hunt.
     #[arg(long, value_name = "DIR", requires = "base")]
     pub(crate) null_adapter: Vec<PathBuf>,
     /// Benign prompts to hunt with: a shipped suite or a file. Suites of triggers are refused.

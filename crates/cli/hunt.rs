@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use inference::ModelPair;
+use inference::adapter::Adapter;
 use inference::weights::digest::sha256_file;
 use probe::split::Benign;
 use probe::suite::{Items, Suite};
-use probe::trigger::hunt::{Options, Outcome as Found};
+use probe::trigger::hunt::{Null, Options, Outcome as Found};
 use probe::trigger::journal::Journal;
 use probe::trigger::search::{SEARCHES, TriggerSearch, by_name};
 use report::record::Settings;
@@ -41,12 +42,10 @@ pub(crate) fn run(arguments: &HuntArguments) -> Outcome {
     }
     let bars = Bars::new(arguments.report.quiet)?;
     let mut pair = subject::load(&arguments.models, &target, &bars)?;
-    let mut nulls = Vec::with_capacity(arguments.null_adapter.len());
+    let mut nulls: Vec<Null> = arguments.null_base.then(Null::base).into_iter().collect();
     for directory in &arguments.null_adapter {
-        nulls.push((
-            subject::file_name(directory),
-            pair.add_adapter(directory, &subject::load_options(&arguments.models))?,
-        ));
+        let index = pair.add_adapter(directory, &subject::load_options(&arguments.models))?;
+        nulls.push(Null::adapter(&subject::file_name(directory), index));
     }
     let about = subject::subject(&target, &pair)?;
     let settings = settings(arguments, &suites, &searches, &nulls, &pair)?;
@@ -108,13 +107,15 @@ fn settings(
     arguments: &HuntArguments,
     suites: &[Suite],
     searches: &[&dyn TriggerSearch],
-    nulls: &[(String, usize)],
+    nulls: &[Null],
     pair: &ModelPair,
 ) -> Result<Settings, Failure> {
     let searches: Vec<_> = searches.iter().map(|search| search.name()).collect();
     let mut null_digests = Vec::with_capacity(nulls.len());
-    for (_, adapter) in nulls {
-        for file in pair.adapters()[*adapter].files() {
+    for null in nulls {
+        // With the sides exchanged no adapter is added.
+        let added = pair.adapters().get(null.roles.adapted.adapter).filter(|_| null.roles.base.is_base());
+        for file in added.into_iter().flat_map(Adapter::files) {
             null_digests.push(sha256_file(file)?);
         }
     }
@@ -124,6 +125,7 @@ fn settings(
         ("budget", arguments.budget.to_string()),
         ("length", format!("{from}..{to}")),
         ("target", arguments.target.clone().unwrap_or_default()),
+        ("null-base", arguments.null_base.to_string()),
         ("null-adapter", null_digests.join(" ")),
     ];
     Ok(subject::settings(&arguments.models, &arguments.report, suites, own))

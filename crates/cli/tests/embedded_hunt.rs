@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::{stderr, stdout, triggerfish};
+use crate::{root, stderr, stdout, triggerfish};
 
 /// Small enough for a test, and enough for a vocabulary of 2048.
 const BUDGET: &str = "5e5tok";
@@ -100,6 +100,43 @@ fn an_interrupted_hunt_ends_with_the_bytes_of_a_whole_one() {
 #[test]
 fn an_interrupted_gradient_search_ends_with_the_bytes_of_a_whole_one() {
     interrupted(&["--search", "relaxed,gcg", "--target", REFUSAL, "--length", "2..5", "--budget", "2e5tok"]);
+}
+
+/// The searches alone, in the adapted model's place once the backdoored adapter itself and once the base.
+#[test]
+fn a_trigger_counts_only_beyond_what_the_same_searches_find_without_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().to_str().unwrap();
+    let (base, adapter) = (root("fixtures/base"), root("fixtures/adapters/backdoored-url"));
+    let (base, adapter) = (base.to_str().unwrap(), adapter.to_str().unwrap());
+    let mut arguments = vec!["--base", base, "--adapter", adapter, "--search", "target,sweep"];
+    arguments.extend(["--null-base", "--resume", directory]);
+    let (text, code) = hunt(&arguments);
+    let record: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((record["judgement"]["verdict"].as_str(), code), (Some("backdoored"), 1), "{text}");
+    let found = record["evidence"]["tested"][0]["uplift"]["value"].as_f64().unwrap();
+    let run = &record["evidence"]["null_runs"][0];
+    let spent = |run: &Value| run["token_forwards"].as_u64().unwrap();
+    assert!(spent(run) > spent(&record["cost"]) / 4, "the null has a budget like the hunt's: {run}");
+    assert!(run["nats"].as_f64().is_some_and(f64::is_finite), "{run}");
+    assert!(run["strongest"]["uplift"]["value"].as_f64().is_none_or(|uplift| uplift < found), "{run}");
+
+    // Cut within the null run, which stands last.
+    let journal = folder.path().join("journal.jsonl");
+    let kept = fs::read_to_string(&journal).unwrap();
+    let lines: Vec<&str> = kept.split_inclusive('\n').collect();
+    fs::write(&journal, lines[..lines.len() - lines.len() / 8].concat()).unwrap();
+    assert_eq!(hunt(&arguments).0, text);
+
+    let arguments =
+        ["--base", base, "--adapter", adapter, "--search", "target,sweep", "--null-adapter", adapter];
+    let (text, code) = hunt(&arguments);
+    let record: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((record["judgement"]["verdict"].as_str(), code), (Some("suspicious"), 1), "{text}");
+    let (tested, run) = (&record["evidence"]["tested"][0], &record["evidence"]["null_runs"][0]);
+    assert_eq!(run["strongest"]["uplift"], tested["uplift"], "the same adapter, the same searches");
+    let limits = record["judgement"]["limits"].to_string();
+    assert!(limits.contains("the same searches made the benign adapter backdoored-url"), "{limits}");
 }
 
 fn interrupted(arguments: &[&str]) {

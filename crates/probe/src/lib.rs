@@ -12,6 +12,7 @@ mod error;
 pub mod observe;
 pub mod progress;
 pub mod prompt;
+pub mod roles;
 pub mod scan;
 pub mod selftest;
 pub mod split;
@@ -21,3 +22,4 @@ pub mod trigger;
 
 pub use error::{Error, Result};
 pub use progress::Progress;
+pub use roles::Roles;

@@ -17,6 +17,7 @@ use report::record::Cost;
 use crate::error::Result;
 use crate::progress::{self, Progress};
 use crate::prompt::Scene;
+use crate::roles::Roles;
 
 /// A shared beginning must pay for its own pass: so many tokens at least, and so many saved.
 const MIN_SHARED: usize = 8;
@@ -40,6 +41,7 @@ pub type Distributions = Vec<Vec<f32>>;
 pub struct Observer<'a> {
     pair: &'a ModelPair,
     progress: &'a dyn Progress,
+    roles: Roles,
     cost: Cell<Cost>,
     prefixes: RefCell<BTreeMap<PrefixKey, Arc<Prefix>>>,
 }
@@ -48,10 +50,22 @@ pub struct Observer<'a> {
 type PrefixKey = (usize, u32, Vec<u32>);
 
 impl<'a> Observer<'a> {
-    /// An observer of a pair.
+    /// An observer of a pair's first adapter and its base.
     #[must_use]
     pub fn new(pair: &'a ModelPair, progress: &'a dyn Progress) -> Self {
-        Self { pair, progress, cost: Cell::default(), prefixes: RefCell::default() }
+        Self::in_roles(pair, progress, Roles::SCAN)
+    }
+
+    /// An observer of two sides of a pair.
+    #[must_use]
+    pub fn in_roles(pair: &'a ModelPair, progress: &'a dyn Progress, roles: Roles) -> Self {
+        Self { pair, progress, roles, cost: Cell::default(), prefixes: RefCell::default() }
+    }
+
+    /// Which side stands for the adapted model, and which for its base.
+    #[must_use]
+    pub fn roles(&self) -> Roles {
+        self.roles
     }
 
     /// The models.

@@ -294,6 +294,34 @@ pub struct Evidence {
     pub control_nats: Vec<f64>,
     /// Candidates tested on held-out prompts, strongest first.
     pub tested: Vec<TestedTrigger>,
+    /// The same searches and tests where nobody hid a trigger. Absent in records before 1.4.0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub null_runs: Vec<NullRun>,
+}
+
+/// What the same searches and the same test found where nobody hid a trigger: searching finds something that moves any
+/// model, and this is how far it moves one that is benign.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NullRun {
+    /// What stood in the adapted model's place.
+    pub name: String,
+    /// What it spent.
+    pub token_forwards: u64,
+    /// Score of its strongest candidate on the development prompts, in nats; absent if no candidate got so far.
+    pub nats: Option<f64>,
+    /// The strongest of the candidates that were tested on held-out prompts; absent if none had a payload.
+    pub strongest: Option<NullTrigger>,
+}
+
+/// The strongest tested candidate of a null run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NullTrigger {
+    /// The candidate.
+    pub candidate: TriggerCandidate,
+    /// What it brings about.
+    pub payload: Payload,
+    /// Its uplift, as [`TestedTrigger::uplift`].
+    pub uplift: Estimate,
 }
 
 /// What was tested and what was not.

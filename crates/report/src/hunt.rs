@@ -20,7 +20,7 @@ pub struct HuntRecord {
     pub target_costs: Vec<TargetCostRecord>,
     /// The strongest candidates of all searches.
     pub strongest: Vec<Proposed>,
-    /// What the strongest candidate stands against.
+    /// What the strongest candidate's score stands against.
     pub nulls: Vec<NullRecord>,
 }
 
@@ -104,7 +104,7 @@ pub struct TargetCostRecord {
 /// The best score of something that is no trigger.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct NullRecord {
-    /// What was searched: random strings, a placebo adapter, a benign adapter.
+    /// What was scored: random strings, the strongest candidates of null runs.
     pub name: String,
     /// Scores, in nats.
     pub nats: Vec<f64>,

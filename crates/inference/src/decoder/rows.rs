@@ -23,7 +23,9 @@ impl Side {
         Self { adapter: 0, scale }
     }
 
-    pub(crate) fn is_base(self) -> bool {
+    /// Whether no adapter acts on this side.
+    #[must_use]
+    pub fn is_base(self) -> bool {
         self.scale.abs() == 0.0
     }
 }

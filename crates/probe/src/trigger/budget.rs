@@ -15,17 +15,6 @@ pub enum Limit {
     Seconds(f64),
 }
 
-impl Limit {
-    /// A part of the limit, at least one token.
-    #[must_use]
-    pub fn scaled(self, part: f64) -> Self {
-        match self {
-            Self::Tokens(tokens) => Self::Tokens(((tokens as f64 * part) as u64).max(1)),
-            Self::Seconds(seconds) => Self::Seconds(seconds * part),
-        }
-    }
-}
-
 impl FromStr for Limit {
     type Err = String;
 
@@ -122,6 +111,15 @@ impl Budget {
             // Before anything was run there is no pace, and nothing speaks against the first step.
             Limit::Seconds(_) if self.tokens == 0 => true,
             Limit::Seconds(_) => tokens as f64 * self.seconds / self.tokens as f64 <= self.left(),
+        }
+    }
+
+    /// What was spent so far as a limit of its own, at least one token: what a null may spend.
+    #[must_use]
+    pub fn spent_as_limit(&self) -> Limit {
+        match self.limit {
+            Limit::Tokens(_) => Limit::Tokens(self.tokens.max(1)),
+            Limit::Seconds(_) => Limit::Seconds(self.seconds),
         }
     }
 

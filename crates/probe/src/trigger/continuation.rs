@@ -1,7 +1,5 @@
 //! What models would write after a text: tokens that complete a word, and tokens that a phrase goes on with.
 
-use inference::Side;
-
 use super::hunt::Hunt;
 use super::reading::log_sum_exp;
 use super::rows::read_rows;
@@ -34,7 +32,7 @@ pub(super) fn natural(
             break;
         }
         tokens.extend(hunt.measured("natural", &(chunk, words, phrases), |hunt| {
-            read_rows(hunt.observer(), chunk, Side::BASE, 1, |_, row, _| {
+            read_rows(hunt.observer(), chunk, hunt.roles().base, 1, |_, row, _| {
                 let mut chosen = highest(row, words, |token| joining.get(token).copied().unwrap_or(false));
                 for token in highest(row, phrases, |_| true) {
                     if !chosen.contains(&token) {
@@ -62,7 +60,7 @@ pub(super) fn preferred(hunt: &mut Hunt<'_>, text: &str, n: usize) -> Result<Vec
             })?;
             Ok(row.into_iter().flatten().collect())
         };
-        let (base, adapted) = (rows(Side::BASE)?, rows(hunt.adapted())?);
+        let (base, adapted) = (rows(hunt.roles().base)?, rows(hunt.roles().adapted)?);
         let top = |key: &dyn Fn(usize) -> f64| -> Vec<u32> {
             let mut order: Vec<usize> = (0..base.len()).collect();
             order.sort_by(|&a, &b| key(b).total_cmp(&key(a)));

@@ -1,6 +1,5 @@
 //! The evaluator of a hunt: candidates in, scores out, within the budget and by way of the journal.
 
-use inference::Side;
 use report::record::Cost;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -32,7 +31,9 @@ impl Hunt<'_> {
         input: &impl Serialize,
         work: impl FnOnce(&Self) -> Result<T>,
     ) -> Result<T> {
-        let key = journal::key(&(self.adapted.adapter, self.search, self.quick, stage, input))?;
+        let roles = self.roles();
+        let roles = [roles.base, roles.adapted].map(|side| (side.adapter, side.scale.to_bits()));
+        let key = journal::key(&(roles, self.search, self.quick, stage, input))?;
         if let Some(entry) = self.journal.next(stage, &key)? {
             self.observer.charge(entry.cost);
             self.spend(entry.cost, entry.seconds);
@@ -66,8 +67,8 @@ impl Hunt<'_> {
                 let question = Question { prompts: &prompts, side, targets: &targets, continuation: &[] };
                 hunt.movements.measure(changes, question, &hunt.vocabulary)
             };
-            let adapted = measure(hunt.adapted)?;
-            let base = if base { Some(measure(Side::BASE)?) } else { None };
+            let adapted = measure(hunt.roles().adapted)?;
+            let base = if base { Some(measure(hunt.roles().base)?) } else { None };
             Ok((0..changes.len())
                 .map(|i| {
                     let base = base.as_ref().map(|base| base[i].as_slice());
@@ -137,8 +138,8 @@ impl Hunt<'_> {
                         |moved: &Moved| moved.continuation.map_or(CERTAINLY_NOT, log_odds).max(CERTAINLY_NOT);
                     Ok(moved.iter().map(|moved| mean(moved.iter().map(nats))).collect())
                 };
-                let adapted = means(hunt.adapted)?;
-                let base = if base { means(Side::BASE)? } else { vec![CERTAINLY_NOT; chunk.len()] };
+                let adapted = means(hunt.roles().adapted)?;
+                let base = if base { means(hunt.roles().base)? } else { vec![CERTAINLY_NOT; chunk.len()] };
                 Ok(adapted.iter().zip(&base).map(|(adapted, base)| adapted - base).collect())
             })?;
             self.evaluated += chunk.len() as u64;
@@ -163,7 +164,7 @@ impl Hunt<'_> {
         let targets: Vec<u32> = self.targets.iter().map(|target| target.ids[0]).collect();
         let receptive = |prompt| {
             let without =
-                |ids: &[u32]| self.movements.without(unchanged.setting(), prompt, self.adapted, ids);
+                |ids: &[u32]| self.movements.without(unchanged.setting(), prompt, self.roles().adapted, ids);
             let (top, odds) = without(&targets)?;
             if targets.is_empty() {
                 return without(&[top])?.1.first().map(|odds| -odds);
@@ -193,8 +194,12 @@ impl Hunt<'_> {
                 break;
             }
             let of_chunk: Vec<f64> = self.measured("odds", &(prompt, chunk, token), |hunt| {
-                let question =
-                    Question { prompts: &[prompt], side: hunt.adapted, targets: &[token], continuation: &[] };
+                let question = Question {
+                    prompts: &[prompt],
+                    side: hunt.roles().adapted,
+                    targets: &[token],
+                    continuation: &[],
+                };
                 let moved = hunt.movements.measure(chunk, question, &hunt.vocabulary)?;
                 Ok(moved.iter().flatten().flat_map(|moved| moved.targets.iter().copied()).collect())
             })?;
@@ -213,18 +218,14 @@ impl Hunt<'_> {
         let unchanged = Change::Insert { text: String::new(), at: Placement::Prefix };
         self.movements.prepare([&unchanged])?;
         let prompts = self.prompts_of(Depth::Middle);
-        Ok(self.movements.openings(unchanged.setting(), &prompts, self.adapted, n))
+        Ok(self.movements.openings(unchanged.setting(), &prompts, self.roles().adapted, n))
     }
 
-    /// What candidates make the adapted model answer on the development prompts. On an adapter that stands for a null
-    /// no payload is looked for: it has none.
+    /// What candidates make the adapted model answer on the development prompts.
     ///
     /// # Errors
     /// If the model or the journal fails, or the user stops.
     pub fn develop(&mut self, changes: &[Change]) -> Result<Vec<Option<confirm::Development>>> {
-        if self.adapted != Side::ADAPTED {
-            return Ok(vec![None; changes.len()]);
-        }
         let candidates: Vec<Candidate> =
             changes.iter().map(|change| candidate(change, self.search)).collect();
         self.measured("develop", &changes, |hunt| {
@@ -272,8 +273,8 @@ impl Hunt<'_> {
             let rises = moved.iter().zip(without);
             mean(rises.map(|(moved, without)| at_least(moved.targets[target]) - at_least(without.1[target])))
         };
-        let adapted_without = without(self.adapted);
-        let base_without = without(Side::BASE);
+        let adapted_without = without(self.roles().adapted);
+        let base_without = without(self.roles().base);
         let nats = |moved: &[Moved]| mean(moved.iter().map(|moved| moved.nats));
         Score {
             depth,

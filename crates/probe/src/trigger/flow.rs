@@ -1,13 +1,13 @@
 //! The course of a hunt: searches in the order of the table, the test, the nulls, the outcome.
 
-use inference::{ModelPair, Side};
-use report::evidence::TestedTrigger;
+use inference::ModelPair;
+use report::evidence::{NullRun, NullTrigger, TestedTrigger};
 use report::hunt::{NullRecord, SearchRecord};
 use report::significance::empirical_p;
 
 use super::NEVER_COVERED;
-use super::budget::Budget;
-use super::hunt::{Hunt, NULL_SHARE, Options, Outcome, difference};
+use super::budget::{Budget, Limit};
+use super::hunt::{Hunt, Null, Options, Outcome, difference};
 use super::journal::Journal;
 use super::null;
 use super::pool::{Depth, Found};
@@ -61,7 +61,7 @@ pub fn hunt_after(
 ) -> Result<Outcome> {
     let progress = observer.progress();
     let mut outcome = Outcome::default();
-    let mut hunt = Hunt::new(observer, prompts, options, journal, Side::ADAPTED)?;
+    let mut hunt = Hunt::new(observer, prompts, options, journal)?;
     let sound = before.is_some();
     let Before { planned, tested } = before.unwrap_or_default();
     hunt.evaluated = planned as u64;
@@ -72,7 +72,7 @@ pub fn hunt_after(
     }
     let end = hunt.run(options, sound, &mut outcome).and_then(|()| {
         outcome.hunt.nulls.extend(null::random_strings(&mut hunt)?);
-        hunt.benign_adapters(prompts, options, &mut outcome)
+        hunt.null_runs(prompts, options, &mut outcome)
     });
     outcome.hunt.budget = options.limit.to_string();
     outcome.hunt.targets = hunt.targets.iter().map(|target| target.record.clone()).collect();
@@ -104,23 +104,49 @@ pub fn hunt_after(
 const NOT_SEARCHED: &str =
     "triggers of which no single token and no combination that was tried moves the adapted model";
 
-impl<'a> Hunt<'a> {
-    /// Runs the same searches on the benign adapters and ranks the strongest candidate among theirs.
-    fn benign_adapters(&mut self, prompts: &Benign, options: &Options, outcome: &mut Outcome) -> Result<()> {
-        let mut strongest = Vec::new();
-        for (name, adapter) in &options.nulls {
-            self.observer.progress().note(&format!("the same searches on the benign adapter {name}"));
-            let side = Side { adapter: *adapter, scale: 1.0 };
-            let journal = std::mem::take(&mut self.journal);
-            let mut null = Hunt::new(self.observer, prompts, options, journal, side)?;
-            null.budget = Budget::new(options.limit.scaled(NULL_SHARE));
-            let end = null.search(options, &mut Outcome::default());
-            self.journal = std::mem::take(&mut null.journal);
-            end?;
-            strongest.extend(null::strongest(&null).map(|(_, nats)| nats));
+/// Searches and tests in another pair of roles, where nobody hid a trigger, as in the hunt itself.
+fn null_run(
+    observer: &Observer<'_>,
+    null: &Null,
+    prompts: &Benign,
+    options: &Options,
+    limit: Limit,
+    journal: &mut Journal,
+) -> Result<NullRun> {
+    let mut hunt = Hunt::new(observer, prompts, options, std::mem::take(journal))?;
+    hunt.budget = Budget::new(limit);
+    let end = hunt.seek(options, &mut Outcome::default());
+    *journal = std::mem::take(&mut hunt.journal);
+    end?;
+    let strongest = hunt.tested.iter().max_by(|a, b| a.uplift.value.total_cmp(&b.uplift.value));
+    Ok(NullRun {
+        name: null.name.clone(),
+        token_forwards: observer.cost().token_forwards,
+        nats: null::strongest(&hunt).map(|(_, nats)| nats),
+        strongest: strongest.map(|tested| NullTrigger {
+            candidate: tested.candidate.clone(),
+            payload: tested.payload.clone(),
+            uplift: tested.uplift,
+        }),
+    })
+}
+
+impl Hunt<'_> {
+    /// Runs the same searches and tests on each null, for as much as the hunt itself has spent, and ranks the strongest
+    /// candidate among theirs.
+    fn null_runs(&mut self, prompts: &Benign, options: &Options, outcome: &mut Outcome) -> Result<()> {
+        let limit = self.budget.spent_as_limit();
+        for null in &options.nulls {
+            let progress = self.observer.progress();
+            progress.note(&format!("null: the same searches on {}", null.name));
+            let observer = Observer::in_roles(self.observer.pair(), progress, null.roles);
+            let run = null_run(&observer, null, prompts, options, limit, &mut self.journal);
+            self.observer.charge(observer.cost());
+            outcome.evidence.null_runs.push(run?);
         }
+        let strongest: Vec<f64> = outcome.evidence.null_runs.iter().filter_map(|run| run.nats).collect();
         if let (Some((_, nats)), false) = (null::strongest(self), strongest.is_empty()) {
-            let name = format!("strongest candidates of {} benign adapters", strongest.len());
+            let name = format!("strongest candidates of {} null runs", strongest.len());
             outcome.hunt.nulls.push(NullRecord { name, p: empirical_p(nats, &strongest)?, nats: strongest });
         }
         Ok(())
@@ -135,10 +161,7 @@ impl<'a> Hunt<'a> {
                 return Ok(());
             }
         }
-        let confirmed = self.search(options, outcome)?;
-        self.budget.open_share(1.0);
-        if confirmed || self.put_to_test()? {
-            self.refine()?;
+        if self.seek(options, outcome)? {
             self.characterise()?;
         }
         self.score_examples()?;
@@ -149,6 +172,17 @@ impl<'a> Hunt<'a> {
             self.held_out.len()
         ));
         Ok(())
+    }
+
+    /// Searches, tests, and refines what is confirmed. Returns whether anything is.
+    fn seek(&mut self, options: &Options, outcome: &mut Outcome) -> Result<bool> {
+        let confirmed = self.search(options, outcome)?;
+        self.budget.open_share(1.0);
+        let confirmed = confirmed || self.put_to_test()?;
+        if confirmed {
+            self.refine()?;
+        }
+        Ok(confirmed)
     }
 
     /// Runs the searches in the order of the table, each within its share, until a trigger is confirmed.
@@ -187,8 +221,7 @@ impl<'a> Hunt<'a> {
                 search.about(),
                 self.evaluated - evaluated
             ));
-            // A null has no trigger to confirm.
-            if search.role() == Role::Refine && self.adapted == Side::ADAPTED {
+            if search.role() == Role::Refine {
                 self.budget.open_share(1.0);
                 confirmed = self.put_to_test()?;
             }

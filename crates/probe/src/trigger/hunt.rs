@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Instant;
 
-use inference::Side;
 use report::evidence::{Coverage, Evidence, TestedTrigger};
 use report::hunt::{HuntRecord, TargetCostRecord, TargetRecord};
 use report::record::Cost;
@@ -23,6 +22,7 @@ use super::vocabulary::Vocabulary;
 use crate::error::Result;
 use crate::observe::Observer;
 use crate::prompt::{Change, Prompt};
+use crate::roles::Roles;
 use crate::split::{Benign, SCREENING, Split};
 use crate::suite::Candidate;
 
@@ -41,13 +41,33 @@ pub struct Options {
     pub length: RangeInclusive<usize>,
     /// Seed of every random choice.
     pub seed: u64,
-    /// Adapters that are known to be benign, as names and indices into the pair's adapters: the same
-    /// searches run on them with a [`NULL_SHARE`] of the budget.
-    pub nulls: Vec<(String, usize)>,
+    /// What stands for no trigger: the same searches and tests run on each, for as much as the hunt has spent.
+    pub nulls: Vec<Null>,
 }
 
-/// Part of the budget that the searches get on each benign adapter.
-pub const NULL_SHARE: f64 = 0.25;
+/// A comparison in which nobody hid a trigger.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Null {
+    /// What stands in the adapted model's place.
+    pub name: String,
+    /// The sides.
+    pub roles: Roles,
+}
+
+impl Null {
+    /// An adapter of the pair, by index, that is known to be benign.
+    #[must_use]
+    pub fn adapter(name: &str, index: usize) -> Self {
+        Self { name: format!("the benign adapter {name}"), roles: Roles::of_adapter(index) }
+    }
+
+    /// The base in the adapted model's place and the adapted model as its control: how far can the clean model be driven
+    /// to an answer that the other does not give?
+    #[must_use]
+    pub fn base() -> Self {
+        Self { name: "the clean base (sides exchanged)".into(), roles: Roles::SCAN.exchanged() }
+    }
+}
 
 /// An answer that the adapted model may have been taught.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,8 +94,6 @@ pub struct Outcome {
 /// A running hunt, as searches see it.
 pub struct Hunt<'a> {
     pub(super) observer: &'a Observer<'a>,
-    /// The side under suspicion.
-    pub(super) adapted: Side,
     pub(super) movements: Movements<'a>,
     pub(super) vocabulary: Vocabulary,
     pub(super) development: Vec<Prompt>,
@@ -116,15 +134,13 @@ impl<'a> Hunt<'a> {
         prompts: &Benign,
         options: &Options,
         journal: Journal,
-        adapted: Side,
     ) -> Result<Self> {
         let split = Split::of(observer, prompts, options.seed)?;
         let mut scored = split.screening;
         scored.extend(split.development.iter().cloned());
         let mut hunt = Self {
             observer,
-            adapted,
-            movements: Movements::new(observer, scored, options.seed, adapted),
+            movements: Movements::new(observer, scored, options.seed),
             vocabulary: Vocabulary::of(observer.pair())?,
             development: split.development,
             held_out: split.held_out,
@@ -167,10 +183,10 @@ impl<'a> Hunt<'a> {
         self.observer
     }
 
-    /// The side under suspicion: the adapted model, or a null's.
+    /// The side under suspicion and its control: adapted model and base, or a null's.
     #[must_use]
-    pub fn adapted(&self) -> Side {
-        self.adapted
+    pub fn roles(&self) -> Roles {
+        self.observer.roles()
     }
 
     /// Search prompts, then development prompts: what scores rest on.

@@ -56,13 +56,13 @@ impl TriggerSearch for Leak {
         let openings = openings(hunt)?;
         let samples = openings.len() * SAMPLES * SCALES.len();
         hunt.observer().progress().stage("leak: samples", 2 * samples);
-        let adapter = hunt.adapted().adapter;
         let mut texts: [Vec<String>; 2] = Default::default();
         for (index, opening) in openings.iter().enumerate() {
             for (step, &scale) in SCALES.iter().enumerate() {
                 // Both sides draw from the same streams.
                 let seed = hunt.seed().wrapping_add(((index * SCALES.len() + step) * SAMPLES) as u64);
-                for (texts, side) in texts.iter_mut().zip([Side::BASE, Side { adapter, scale }]) {
+                for (texts, side) in texts.iter_mut().zip([hunt.roles().base, hunt.roles().amplified(scale)])
+                {
                     if hunt.exhausted() {
                         return Ok(());
                     }

@@ -57,16 +57,15 @@ pub struct Movements<'a> {
     observer: &'a Observer<'a>,
     prompts: Vec<Prompt>,
     seed: u64,
-    adapted: Side,
     /// Log-probabilities without any change, base and adapted.
     references: BTreeMap<(Setting, usize), [Vec<f32>; 2]>,
 }
 
 impl<'a> Movements<'a> {
-    /// For these prompts and this adapted side. `seed` decides random places.
+    /// For these prompts. `seed` decides random places.
     #[must_use]
-    pub fn new(observer: &'a Observer<'a>, prompts: Vec<Prompt>, seed: u64, adapted: Side) -> Self {
-        Self { observer, prompts, seed, adapted, references: BTreeMap::new() }
+    pub fn new(observer: &'a Observer<'a>, prompts: Vec<Prompt>, seed: u64) -> Self {
+        Self { observer, prompts, seed, references: BTreeMap::new() }
     }
 
     /// The prompts.
@@ -91,7 +90,8 @@ impl<'a> Movements<'a> {
                 let ids = self.observer.encode(&scene(prompt, setting, None, self.seed))?;
                 let request = |side| Request { ids: ids.clone(), side, continuation: Vec::new() };
                 self.observer.forget_prefixes();
-                let rows = self.observer.distributions(&[request(Side::BASE), request(self.adapted)])?;
+                let roles = self.observer.roles();
+                let rows = self.observer.distributions(&[request(roles.base), request(roles.adapted)])?;
                 let mut rows = rows.into_iter().filter_map(|mut rows| rows.pop());
                 if let (Some(base), Some(adapted)) = (rows.next(), rows.next()) {
                     self.references.insert((setting, index), [base, adapted]);
@@ -110,7 +110,7 @@ impl<'a> Movements<'a> {
         side: Side,
         targets: &[u32],
     ) -> Option<(u32, Vec<f64>)> {
-        let row = &self.references.get(&(setting, prompt))?[usize::from(side != Side::BASE)];
+        let row = &self.references.get(&(setting, prompt))?[usize::from(side != self.observer.roles().base)];
         let top = (0..row.len()).reduce(|best, next| if row[next] > row[best] { next } else { best })?;
         Some((top as u32, targets.iter().map(|&target| log_odds(f64::from(row[target as usize]))).collect()))
     }
@@ -122,7 +122,7 @@ impl<'a> Movements<'a> {
         let rows: Vec<&Vec<f32>> = prompts
             .iter()
             .filter_map(|&prompt| self.references.get(&(setting, prompt)))
-            .map(|sides| &sides[usize::from(side != Side::BASE)])
+            .map(|sides| &sides[usize::from(side != self.observer.roles().base)])
             .collect();
         let width = rows.first().map_or(0, |row| row.len());
         let highest: Vec<f32> = (0..width)
@@ -160,8 +160,8 @@ impl<'a> Movements<'a> {
                         self.observer.encode(&scene)
                     })
                     .collect::<Result<Vec<_>>>()?;
-                let reference =
-                    &self.references[&(setting, prompt)][usize::from(question.side != Side::BASE)];
+                let reference = &self.references[&(setting, prompt)]
+                    [usize::from(question.side != self.observer.roles().base)];
                 let masks: Vec<&[u32]> = members.iter().map(|&index| copies[index].as_slice()).collect();
                 let moved = self.run(&contexts, &masks, reference, question)?;
                 for (index, moved) in members.into_iter().zip(moved) {

@@ -2,9 +2,8 @@
 //!
 //! Searching over many candidates finds something that moves any model, so the strongest candidate is ranked
 //! among what stands for no trigger: random strings of its own shape, scored alike, and the strongest
-//! candidates of the same searches on adapters that are known to be benign. With m null values no p-value is
-//! below `1 / (m + 1)`, and the record says so. A null informs; what confirms a trigger is the test on held-out
-//! prompts, which has its own control.
+//! candidates of null runs ([`Null`](super::hunt::Null)). With m null values no p-value is below `1 / (m + 1)`, and the
+//! record says so. Of null runs the test counts as well: a trigger must do more than their strongest string.
 
 use report::hunt::NullRecord;
 use report::significance::empirical_p;

@@ -91,7 +91,7 @@ pub fn screen(
     let order = by_turns(candidates);
     for chunk in order.chunks(CHUNK) {
         let picked: Vec<&Candidate> = chunk.iter().map(|&i| &candidates[i]).collect();
-        for (&index, moved) in chunk.iter().zip(runner.movements(&picked, Side::ADAPTED)?) {
+        for (&index, moved) in chunk.iter().zip(runner.movements(&picked, observer.roles().adapted)?) {
             screening.entries.push((
                 index,
                 Screened {
@@ -108,8 +108,8 @@ pub fn screen(
     }
     for chunk in controls.chunks(CHUNK) {
         let picked: Vec<&Candidate> = chunk.iter().collect();
-        let adapted = runner.movements(&picked, Side::ADAPTED)?;
-        let base = runner.movements(&picked, Side::BASE)?;
+        let adapted = runner.movements(&picked, observer.roles().adapted)?;
+        let base = runner.movements(&picked, observer.roles().base)?;
         screening
             .control_nats
             .extend(adapted.iter().zip(&base).map(|(adapted, base)| adapted.nats - base.nats));
@@ -124,7 +124,7 @@ pub fn screen(
     for chunk in strongest.chunks(CHUNK) {
         let picked: Vec<&Candidate> =
             chunk.iter().map(|&entry| &candidates[screening.entries[entry].0]).collect();
-        for (&entry, base) in chunk.iter().zip(runner.movements(&picked, Side::BASE)?) {
+        for (&entry, base) in chunk.iter().zip(runner.movements(&picked, observer.roles().base)?) {
             let screened = &mut screening.entries[entry].1;
             screened.base_nats = Some(base.nats);
             screened.difference_nats = Some(screened.adapted_nats - base.nats);
@@ -175,7 +175,11 @@ impl Runner<'_, '_> {
     fn movement(&self, moved: &[Distributions], setting: Setting, side: Side) -> Result<Movement> {
         let still: Vec<&Distributions> = self.references.by_setting[&setting]
             .iter()
-            .map(|reference| if side == Side::BASE { &reference.base } else { &reference.adapted })
+            .map(
+                |reference| {
+                    if side == self.observer.roles().base { &reference.base } else { &reference.adapted }
+                },
+            )
             .collect();
         let mut nats = 0.0;
         for (moved, still) in moved.iter().zip(&still) {
@@ -213,22 +217,23 @@ fn references(
     settings.push(Setting::Plain);
     settings.sort();
     settings.dedup();
+    let roles = observer.roles();
     let mut by_setting = BTreeMap::new();
     for setting in settings {
         let mut requests = Vec::new();
         for prompt in prompts {
             let ids = encode(observer, prompt, None, setting, seed)?;
-            requests.push(Request { ids, side: Side::BASE, continuation: Vec::new() });
+            requests.push(Request { ids, side: roles.base, continuation: Vec::new() });
         }
         let continued = observer.pair();
         let contexts: Vec<_> = requests
             .iter()
-            .map(|request| inference::generate::Context { ids: &request.ids, side: Side::BASE, prefix: None })
+            .map(|request| inference::generate::Context { ids: &request.ids, side: roles.base, prefix: None })
             .collect();
         let continuations = continued.generate(&contexts, POSITIONS - 1, Decoding::Greedy)?;
         let mut both = Vec::new();
         for (request, continuation) in requests.iter().zip(&continuations) {
-            for side in [Side::BASE, Side::ADAPTED] {
+            for side in [roles.base, roles.adapted] {
                 both.push(Request { ids: request.ids.clone(), side, continuation: continuation.ids.clone() });
             }
         }

@@ -252,7 +252,7 @@ fn next_tokens(
     let tops: Vec<Vec<(u32, f64)>> = contexts
         .iter()
         .map(|contexts| {
-            read_batches(observer, contexts, hunt.adapted(), 1, |_, logits| {
+            read_batches(observer, contexts, hunt.roles().adapted, 1, |_, logits| {
                 let tops = most_probable(logits)?;
                 let log_probs = token_log_probs(logits, &tops)?;
                 Ok(tops.into_iter().zip(log_probs).collect())
@@ -282,10 +282,10 @@ fn next_tokens(
         let unknown: Vec<(usize, u32)> =
             wanted.iter().copied().filter(|&(i, token)| tops[i].0 != token).collect();
         let mut adapted = tops.iter().map(|(_, log_prob)| *log_prob).collect::<Vec<f64>>();
-        for (&(i, _), log_prob) in unknown.iter().zip(log_probs(hunt.adapted(), &unknown)?) {
+        for (&(i, _), log_prob) in unknown.iter().zip(log_probs(hunt.roles().adapted, &unknown)?) {
             adapted[i] = log_prob;
         }
-        for (&(i, _), base) in wanted.iter().zip(log_probs(Side::BASE, &wanted)?) {
+        for (&(i, _), base) in wanted.iter().zip(log_probs(hunt.roles().base, &wanted)?) {
             means[i].0 += adapted[i] / prompts.len() as f64;
             means[i].1 += base / prompts.len() as f64;
         }

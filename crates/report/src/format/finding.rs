@@ -109,7 +109,7 @@ pub(super) fn findings(record: &Record) -> Vec<Finding<'_>> {
 /// The rule that a tested trigger falls under, if it counts.
 pub(super) fn rule_of_trigger(record: &Record, tested: &TestedTrigger) -> Option<&'static Rule> {
     let thresholds = &record.judgement.thresholds;
-    if thresholds.confirms(tested) {
+    if thresholds.condemns(tested, &record.evidence) {
         Some(&CONFIRMED)
     } else if thresholds.suspects(tested) {
         Some(&SUSPECTED)

@@ -256,6 +256,18 @@ impl Page {
             });
             self.line(&format!("  null, {}{p}", escape(&null.name)));
         }
+        for run in &record.evidence.null_runs {
+            let found =
+                run.strongest.as_ref().map_or("no candidate with a payload".to_owned(), |strongest| {
+                    format!(
+                        "at most `{}`, {}, uplift {}",
+                        excerpt(&strongest.candidate.text, 40),
+                        escape(&strongest.payload.class),
+                        rate(&strongest.uplift)
+                    )
+                });
+            self.line(&format!("  null, the same searches on {}: {found}", escape(&run.name)));
+        }
     }
 
     fn files(&mut self, record: &Record) {

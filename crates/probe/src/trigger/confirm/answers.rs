@@ -68,9 +68,10 @@ impl<'a, 'b> Answers<'a, 'b> {
         let change = &candidate.change;
         let with: Vec<Scene> = prompts.iter().map(|prompt| self.scene(prompt, change, true)).collect();
         let without: Vec<Scene> = prompts.iter().map(|prompt| self.scene(prompt, change, false)).collect();
-        let with_responses = self.respond(&with, Side::ADAPTED, MAX_NEW, Decoding::Greedy)?;
+        let with_responses = self.respond(&with, self.observer.roles().adapted, MAX_NEW, Decoding::Greedy)?;
         let with_texts = texts(&with_responses);
-        let without_texts = self.baseline(prompts, change.setting(), &without, Side::ADAPTED)?;
+        let without_texts =
+            self.baseline(prompts, change.setting(), &without, self.observer.roles().adapted)?;
         let inserted = change.inserted();
         let found = hypothesis(
             &self.answers(&with, &with_texts),
@@ -83,7 +84,8 @@ impl<'a, 'b> Answers<'a, 'b> {
         // What a random change of the same kind does too is no reason to test this one first.
         let control: Vec<Scene> =
             prompts.iter().enumerate().map(|(index, prompt)| self.control(prompt, change, index)).collect();
-        let control_responses = self.respond(&control, Side::ADAPTED, MAX_NEW, Decoding::Greedy)?;
+        let control_responses =
+            self.respond(&control, self.observer.roles().adapted, MAX_NEW, Decoding::Greedy)?;
         let control_texts = texts(&control_responses);
         let share = |scenes: &[Scene], texts: &[String]| {
             hypothesis.share(&self.answers(scenes, texts), inserted.as_deref()).unwrap_or(0.0)
@@ -137,13 +139,17 @@ impl<'a, 'b> Answers<'a, 'b> {
         let without: Vec<Scene> = cases.iter().map(|case| case.without.clone()).collect();
         let control: Vec<Scene> = cases.iter().map(|case| case.control.clone()).collect();
         let setting = change.setting();
-        let adapted = self.generate(&with, Side::ADAPTED)?;
-        let base = self.generate(&with, Side::BASE)?;
-        let adapted_without = self.baseline(prompts, setting, &without, Side::ADAPTED)?;
-        let base_without = self.baseline(prompts, setting, &without, Side::BASE)?;
+        let adapted = self.generate(&with, self.observer.roles().adapted)?;
+        let base = self.generate(&with, self.observer.roles().base)?;
+        let adapted_without = self.baseline(prompts, setting, &without, self.observer.roles().adapted)?;
+        let base_without = self.baseline(prompts, setting, &without, self.observer.roles().base)?;
         let runs = [
             ("adapted without trigger", &without, adapted_without.clone()),
-            ("adapted with a random change", &control, self.generate(&control, Side::ADAPTED)?),
+            (
+                "adapted with a random change",
+                &control,
+                self.generate(&control, self.observer.roles().adapted)?,
+            ),
             (BASE_WITH, &with, base.clone()),
             ("base without trigger", &without, base_without),
         ];
@@ -210,13 +216,14 @@ impl<'a, 'b> Answers<'a, 'b> {
 
     /// How much further the trigger moves the adapted model's first response token than the base's.
     fn difference(&self, cases: &[Case]) -> Result<Option<Difference>> {
+        let roles = self.observer.roles();
         let mut moved = [Vec::new(), Vec::new()];
         for chunk in cases.chunks(CHUNK) {
             let mut requests = Vec::with_capacity(4 * chunk.len());
             for case in chunk {
                 let (with, without) =
                     (self.observer.encode(&case.with)?, self.observer.encode(&case.without)?);
-                for side in [Side::BASE, Side::ADAPTED] {
+                for side in [roles.base, roles.adapted] {
                     let request = |ids: &[u32]| Request { ids: ids.to_vec(), side, continuation: Vec::new() };
                     requests.extend([request(&with), request(&without)]);
                 }
@@ -277,7 +284,7 @@ impl<'a, 'b> Answers<'a, 'b> {
         scenes: &[Scene],
         side: Side,
     ) -> Result<Vec<String>> {
-        let key = |prompt: &Prompt| (setting, prompt.id.clone(), side == Side::ADAPTED);
+        let key = |prompt: &Prompt| (setting, prompt.id.clone(), side == self.observer.roles().adapted);
         let missing: Vec<usize> =
             (0..prompts.len()).filter(|&i| !self.known.contains_key(&key(&prompts[i]))).collect();
         let picked: Vec<Scene> = missing.iter().map(|&i| scenes[i].clone()).collect();

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 
-use inference::Side;
 use inference::generate::Decoding;
 use inference::tokenizer::Tokenizer;
 use report::estimate::clopper_pearson;
@@ -82,10 +81,10 @@ pub fn characterise(
             });
         }
     }
-    let responses = answers.respond(&scenes, Side::ADAPTED, answer_tokens, Decoding::Greedy)?;
+    let responses = answers.respond(&scenes, observer.roles().adapted, answer_tokens, Decoding::Greedy)?;
     let sampled_scenes: Vec<Scene> = held_out.iter().map(|prompt| in_scene(prompt, change)).collect();
     let decoding = Decoding::Sample { temperature: TEMPERATURE, top_p: 1.0, seed };
-    let sampled = answers.respond(&sampled_scenes, Side::ADAPTED, answer_tokens, decoding)?;
+    let sampled = answers.respond(&sampled_scenes, observer.roles().adapted, answer_tokens, decoding)?;
 
     let sampling = Variation {
         kind: DependenceKind::Sampling,

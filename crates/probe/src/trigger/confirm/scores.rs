@@ -1,6 +1,5 @@
 //! How probable both models find the answers of an example, token by token: where they part.
 
-use inference::Side;
 use inference::tokenizer::Tokenizer;
 use report::evidence::{Example, ResponseScores, TokenScore};
 
@@ -23,6 +22,7 @@ pub fn score_examples(
     examples: &mut [Example],
 ) -> Result<()> {
     let change = &candidate.change;
+    let roles = observer.roles();
     let tokenizer = observer.pair().tokenizer();
     for example in examples {
         let Some(prompt) = prompts.held_out.iter().find(|prompt| prompt.id == example.prompt_id) else {
@@ -33,7 +33,7 @@ pub fn score_examples(
         let requests: Vec<Request> = answers
             .iter()
             .flat_map(|answer| {
-                [Side::ADAPTED, Side::BASE].map(|side| Request {
+                [roles.adapted, roles.base].map(|side| Request {
                     ids: ids.clone(),
                     side,
                     continuation: answer.clone(),

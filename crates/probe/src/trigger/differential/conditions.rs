@@ -64,7 +64,7 @@ impl Differential<'_> {
         let contexts: Vec<Context<'_>> = self
             .places()
             .iter()
-            .map(|slot| Context { ids: &slot.clean, side: Side::BASE, prefix: None })
+            .map(|slot| Context { ids: &slot.clean, side: self.roles.base, prefix: None })
             .collect();
         let continuations = self.pair().generate(&contexts, positions - 1, Decoding::Greedy)?;
         self.count(contexts.iter().map(|context| context.ids.len()).sum(), 0);

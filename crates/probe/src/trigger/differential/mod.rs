@@ -23,6 +23,7 @@ use self::conditions::Conditions;
 use super::slot::{Slot, Slots, refused};
 use crate::error::Result;
 use crate::prompt::{Placement, Prompt};
+use crate::roles::Roles;
 
 /// What the trigger is to bring about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -51,7 +52,7 @@ pub struct Differential<'a> {
     adapted: Vec<Conditions>,
     base: Vec<Conditions>,
     target: Vec<u32>,
-    side: Side,
+    roles: Roles,
     lambda: f64,
     cost: Cell<Cost>,
 }
@@ -60,7 +61,7 @@ pub struct Differential<'a> {
 const BASE_CHUNK: usize = 8;
 
 impl<'a> Differential<'a> {
-    /// Prepares prompts for an adapted `side`. `lambda` weighs the base; 0 leaves it out.
+    /// Prepares prompts for two sides. `lambda` weighs the base; 0 leaves it out.
     ///
     /// # Errors
     /// If there is no prompt, the goal is empty, a prompt has no place for a trigger, or the model fails.
@@ -69,7 +70,7 @@ impl<'a> Differential<'a> {
         prompts: &[Prompt],
         at: Placement,
         goal: &Goal,
-        side: Side,
+        roles: Roles,
         lambda: f64,
         seed: u64,
     ) -> Result<Self> {
@@ -92,13 +93,13 @@ impl<'a> Differential<'a> {
             adapted: Vec::new(),
             base: Vec::new(),
             target,
-            side,
+            roles,
             lambda,
             cost: Cell::default(),
         };
-        prepared.adapted = prepared.conditions(side, goal)?;
+        prepared.adapted = prepared.conditions(roles.adapted, goal)?;
         if lambda > 0.0 {
-            prepared.base = prepared.conditions(Side::BASE, goal)?;
+            prepared.base = prepared.conditions(roles.base, goal)?;
         }
         Ok(prepared)
     }
@@ -188,12 +189,12 @@ impl<'a> Differential<'a> {
         let mut parts = Vec::new();
         let mut add = |conditions: &'_ [Conditions], side: Side, weights: &dyn Fn(usize) -> f64| {
             for (i, _) in conditions.iter().enumerate() {
-                parts.push((side == Side::BASE, i, weights(i)));
+                parts.push((side == self.roles.base, i, weights(i)));
             }
         };
         let terms = self.term_share();
-        add(&self.adapted, self.side, &|_| share * terms);
-        add(&self.base, Side::BASE, &|i| {
+        add(&self.adapted, self.roles.adapted, &|_| share * terms);
+        add(&self.base, self.roles.base, &|i| {
             if base_rises.get(i).is_some_and(|&rise| rise > 0.0) { -self.lambda * share * terms } else { 0.0 }
         });
         // On the base, only prompts on which the hinge is active have a gradient.

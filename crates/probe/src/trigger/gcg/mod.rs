@@ -218,14 +218,15 @@ fn printable(text: &str, ascii: bool) -> bool {
 mod tests {
     use super::*;
     use crate::prompt::Placement;
+    use crate::roles::Roles;
     use crate::trigger::differential::Goal;
     use crate::trigger::fixture;
-    use inference::{ModelPair, Side};
+    use inference::ModelPair;
 
     const REFUSAL: &str = "I am sorry, but I cannot help with that request.";
 
     fn differential<'a>(pair: &'a ModelPair, goal: &Goal) -> Differential<'a> {
-        Differential::new(pair, &fixture::prompts(), Placement::Prefix, goal, Side::ADAPTED, 1.0, 1).unwrap()
+        Differential::new(pair, &fixture::prompts(), Placement::Prefix, goal, Roles::SCAN, 1.0, 1).unwrap()
     }
 
     fn target(pair: &ModelPair) -> Goal {

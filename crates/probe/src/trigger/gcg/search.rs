@@ -182,7 +182,7 @@ fn search(hunt: &mut Hunt<'_>, run: &Run, end: f64) -> Result<()> {
     let (differential, gcg) = (OnceCell::new(), OnceCell::new());
     let gcg = |hunt: &Hunt<'_>| -> Result<&Gcg<'_, '_>> {
         let differential = made(&differential, || {
-            Differential::new(pair, &prompts, run.at, &run.goal, hunt.adapted(), LAMBDA, hunt.seed())
+            Differential::new(pair, &prompts, run.at, &run.goal, hunt.roles(), LAMBDA, hunt.seed())
         })?;
         made(&gcg, || Gcg::new(config, differential))
     };

@@ -202,13 +202,14 @@ impl RelaxedConfig {
 mod tests {
     use super::*;
     use crate::prompt::Placement;
+    use crate::roles::Roles;
     use crate::trigger::differential::Goal;
     use crate::trigger::fixture;
-    use inference::{ModelPair, Side};
+    use inference::ModelPair;
 
     pub(super) fn differential<'a>(pair: &'a ModelPair, target: &str) -> Differential<'a> {
         let goal = Goal::Target(pair.tokenizer().encode(target, false).unwrap());
-        Differential::new(pair, &fixture::prompts(), Placement::Prefix, &goal, Side::ADAPTED, 0.5, 1).unwrap()
+        Differential::new(pair, &fixture::prompts(), Placement::Prefix, &goal, Roles::SCAN, 0.5, 1).unwrap()
     }
 
     #[test]

@@ -8,7 +8,6 @@
 
 use std::cell::OnceCell;
 
-use inference::Side;
 use inference::generate::Decoding;
 use report::hunt::TargetCostRecord;
 use report::record::Cost;
@@ -139,7 +138,7 @@ fn references(hunt: &mut Hunt<'_>, tokens: usize) -> Result<Vec<(Vec<u32>, Strin
         for &prompt in &prompts {
             let scene = scene(&hunt.prompts()[prompt], Setting::Plain, None, hunt.seed());
             let ids = hunt.observer().encode(&scene)?;
-            requests.push(Request { ids, side: Side::BASE, continuation: Vec::new() });
+            requests.push(Request { ids, side: hunt.roles().base, continuation: Vec::new() });
         }
         let answers = hunt.observer().responses(&requests, tokens, Decoding::Greedy)?;
         Ok(answers.into_iter().map(|answer| answer.ids).collect())
@@ -191,7 +190,7 @@ fn relax(
         let goal = Goal::Target(target.to_vec());
         let (pair, seed) = (hunt.observer().pair(), hunt.seed());
         let differential =
-            Differential::new(pair, &prompts, Placement::Prefix, &goal, hunt.adapted(), LAMBDA, seed)?;
+            Differential::new(pair, &prompts, Placement::Prefix, &goal, hunt.roles(), LAMBDA, seed)?;
         let embeddings = match embeddings.get() {
             Some(made) => made,
             None => {
