@@ -122,6 +122,12 @@ pub(crate) struct AuditArguments {
     /// Base model, to whose tokenizer and chat template those of the repository are compared.
     #[arg(long, value_name = "PATH")]
     pub(crate) base: Option<PathBuf>,
+    /// A signature of the repository in the OpenSSF model-signing format (model.sig); needs --key.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub(crate) signature: Option<PathBuf>,
+    /// The public key (PEM) of whoever must have signed; it is never taken from the signature.
+    #[arg(long, value_name = "FILE", requires = "signature")]
+    pub(crate) key: Option<PathBuf>,
     /// Repositories that are audited at a time; the report is the same for any number.
     #[arg(short, long, value_name = "N", default_value = "1")]
     pub(crate) jobs: std::num::NonZeroUsize,
@@ -161,6 +167,12 @@ pub(crate) struct WorkerArguments {
     /// Base model.
     #[arg(long)]
     pub(crate) base: Option<PathBuf>,
+    /// Signature to verify the files by.
+    #[arg(long, requires = "key")]
+    pub(crate) signature: Option<PathBuf>,
+    /// Key of the signature.
+    #[arg(long, requires = "signature")]
+    pub(crate) key: Option<PathBuf>,
     /// File and check, in turn, that are left out.
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) skip: Vec<String>,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use inference::weights::digest::{sha256_bytes, sha256_file};
+use probe::audit::Options;
 use report::audit::RepositoryAudit;
 use report::record::FileDigest;
 use report::verdict::Thresholds;
@@ -96,7 +97,7 @@ fn take(adapter: Pinned, base: Option<&Path>, names: &[String]) -> Result<Lock, 
 
 /// Digests of everything below a path. The audit's process reads them: only regular files, nothing outside.
 fn digests(path: &Path) -> Result<Vec<FileDigest>, Failure> {
-    Ok(worker::audit(path, &path.display().to_string(), None)?.files)
+    Ok(worker::audit(path, &path.display().to_string(), &Options::default())?.files)
 }
 
 /// What there is to pin of a path whose files have these digests.

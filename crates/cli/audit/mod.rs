@@ -6,6 +6,7 @@ pub(crate) mod worker;
 
 use std::path::Path;
 
+use probe::audit::Options;
 use rayon::prelude::*;
 use report::audit::format;
 use report::audit::{AuditReport, RepositoryAudit, SCHEMA_VERSION};
@@ -20,12 +21,19 @@ pub(crate) fn run(arguments: &AuditArguments) -> Outcome {
         .num_threads(arguments.jobs.get())
         .build()
         .map_err(|error| Failure::Machine(format!("cannot start threads: {error}")))?;
-    let base = arguments.base.as_deref();
+    if arguments.signature.is_some() && arguments.paths.len() > 1 {
+        return Err(Failure::Input(format!(
+            "`--signature` is of one repository, found {}: audit them one at a time",
+            arguments.paths.len()
+        )));
+    }
+    let signature = worker::signature(arguments.signature.as_deref(), arguments.key.as_deref());
+    let options = Options { base: arguments.base.as_deref(), signature, skip: &[] };
     let mut repositories: Vec<RepositoryAudit> = pool.install(|| {
         arguments
             .paths
             .par_iter()
-            .map(|path| worker::audit(path, &path.display().to_string(), base))
+            .map(|path| worker::audit(path, &path.display().to_string(), &options))
             .collect::<Result<_, _>>()
     })?;
     if let Some(path) = &arguments.suppressions {
@@ -55,5 +63,5 @@ pub(crate) fn run(arguments: &AuditArguments) -> Outcome {
 
 /// Audits what a run is about, before anything of it is loaded.
 pub(crate) fn before(adapter: &Path, name: &str, base: &Path) -> Result<RepositoryAudit, Failure> {
-    worker::audit(adapter, name, Some(base))
+    worker::audit(adapter, name, &Options { base: Some(base), ..Options::default() })
 }

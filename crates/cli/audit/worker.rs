@@ -10,7 +10,7 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use probe::audit::{self, Options};
+use probe::audit::{self, Options, Signature};
 use report::audit::RepositoryAudit;
 use serde::{Deserialize, Serialize};
 
@@ -58,7 +58,8 @@ pub(crate) fn run(arguments: &WorkerArguments) -> Outcome {
     limit();
     let skip: Vec<(String, String)> =
         arguments.skip.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
-    let options = Options { base: arguments.base.as_deref(), skip: &skip };
+    let signature = signature(arguments.signature.as_deref(), arguments.key.as_deref());
+    let options = Options { base: arguments.base.as_deref(), signature, skip: &skip };
     let mut out = std::io::stdout().lock();
     let mut say = |line: &Line| {
         // Without a reader there is nobody to work for; the next step ends on its own limits.
@@ -98,12 +99,17 @@ fn limit() {
 #[cfg(not(unix))]
 fn limit() {}
 
-/// Audits a path in a child, as often as needed to get past the steps that fail.
-pub(crate) fn audit(path: &Path, name: &str, base: Option<&Path>) -> Result<RepositoryAudit, Failure> {
-    let mut skip: Vec<(String, String)> = Vec::new();
+/// The signature that a bundle and a key make.
+pub(crate) fn signature<'a>(bundle: Option<&'a Path>, key: Option<&'a Path>) -> Option<Signature<'a>> {
+    bundle.zip(key).map(|(bundle, key)| Signature { bundle, key })
+}
+
+/// Audits a path in a child, as often as needed to get past the steps that fail: those of `beside` are the first.
+pub(crate) fn audit(path: &Path, name: &str, beside: &Options<'_>) -> Result<RepositoryAudit, Failure> {
+    let mut skip: Vec<(String, String)> = beside.skip.to_vec();
     let mut failed = Vec::new();
     loop {
-        match attempt(path, name, base, &skip)? {
+        match attempt(path, name, &Options { skip: &skip, ..beside.clone() })? {
             Attempt::Done(mut audit) => {
                 audit.findings.append(&mut failed);
                 audit.sort();
@@ -128,22 +134,25 @@ enum Attempt {
     Failed { file: String, check: String, failure: audit::Failure, message: String },
 }
 
-fn attempt(
-    path: &Path,
-    name: &str,
-    base: Option<&Path>,
-    skip: &[(String, String)],
-) -> Result<Attempt, Failure> {
+fn attempt(path: &Path, name: &str, options: &Options<'_>) -> Result<Attempt, Failure> {
     let machine =
         |error: std::io::Error| Failure::Machine(format!("cannot start the audit's process: {error}"));
     let mut command = Command::new(std::env::current_exe().map_err(machine)?);
     command.arg(crate::args::WORKER).arg(path).arg(format!("--name={name}"));
-    if let Some(base) = base {
-        let mut option = std::ffi::OsString::from("--base=");
-        option.push(base);
-        command.arg(option);
+    let signature = options.signature;
+    let named = [
+        ("--base=", options.base),
+        ("--signature=", signature.map(|signature| signature.bundle)),
+        ("--key=", signature.map(|signature| signature.key)),
+    ];
+    for (option, path) in named {
+        if let Some(path) = path {
+            let mut option = std::ffi::OsString::from(option);
+            option.push(path);
+            command.arg(option);
+        }
     }
-    for (file, check) in skip {
+    for (file, check) in options.skip {
         command.arg(format!("--skip={file}")).arg(format!("--skip={check}"));
     }
     // mimalloc reserves address space far ahead and keeps what is freed, which the limit counts.

@@ -187,3 +187,56 @@ fn a_statement_names_the_files_by_digest() {
     assert!(subjects.iter().all(|subject| subject["digest"]["sha256"].as_str().unwrap().len() == 64));
     assert_eq!(statement["predicate"]["complete"], true);
 }
+
+/// Signed with the OpenSSF's own program (model-signing 1.1.1): `model_signing sign key`.
+#[test]
+fn a_signature_is_worth_what_the_named_key_is() {
+    let signature = |file: &str| root("fixtures/audit/signature").join(file).display().to_string();
+    let verify = |folder: &Path, bundle: &str, key: &str| {
+        let (code, text, _) = audit(folder, &["--format", "json", "--signature", bundle, "--key", key]);
+        let report: Value = serde_json::from_str(&text).unwrap();
+        let findings = report["repositories"][0]["findings"].as_array().unwrap().iter();
+        let rules: Vec<String> = findings
+            .map(|finding| finding["rule"].as_str().unwrap().to_owned())
+            .filter(|rule| ("PROV-022".."PROV-027").contains(&rule.as_str()))
+            .collect();
+        (code, rules)
+    };
+    let folder = copy();
+    for curve in ["p256", "p384"] {
+        let (bundle, key) = (signature(&format!("{curve}.sig")), signature(&format!("{curve}.pub")));
+        assert_eq!(verify(folder.path(), &bundle, &key), (Some(0), vec!["PROV-025".into()]), "{curve}");
+    }
+    let (bundle, key) = (signature("p256.sig"), signature("p256.pub"));
+    for other in ["stranger.pub", "p384.pub"] {
+        assert_eq!(verify(folder.path(), &bundle, &signature(other)), (Some(1), vec!["PROV-022".into()]));
+    }
+
+    // What is signed is read only behind a signature that verifies.
+    let text = std::fs::read_to_string(&bundle).unwrap();
+    let mut changed: Value = serde_json::from_str(&text).unwrap();
+    let payload = changed["dsseEnvelope"]["payload"].as_str().unwrap();
+    changed["dsseEnvelope"]["payload"] = format!("{}AAAA", &payload[..payload.len() - 4]).into();
+    let outside = tempfile::tempdir().unwrap();
+    let forged = outside.path().join("model.sig");
+    std::fs::write(&forged, changed.to_string()).unwrap();
+    let forged = forged.display().to_string();
+    assert_eq!(verify(folder.path(), &forged, &key), (Some(1), vec!["PROV-022".into()]));
+    std::fs::write(&forged, r#"{"verificationMaterial":{"certificate":{}},"dsseEnvelope":{}}"#).unwrap();
+    assert_eq!(verify(folder.path(), &forged, &key).1, ["PROV-026"]);
+
+    // The signature itself may lie beside the files; git's folder is left out by the signer.
+    std::fs::write(folder.path().join("model.sig"), &text).unwrap();
+    let beside = folder.path().join("model.sig").display().to_string();
+    assert_eq!(verify(folder.path(), &beside, &key).1, ["PROV-025"]);
+    std::fs::write(folder.path().join(".gitattributes"), "* -text\n").unwrap();
+    std::fs::write(folder.path().join("more.txt"), "x").unwrap();
+    assert_eq!(verify(folder.path(), &beside, &key), (Some(1), vec!["PROV-024".into()]));
+    std::fs::remove_file(folder.path().join("more.txt")).unwrap();
+    let config = folder.path().join("adapter_config.json");
+    let content = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, content + " ").unwrap();
+    assert_eq!(verify(folder.path(), &beside, &key), (Some(1), vec!["PROV-023".into()]));
+    std::fs::remove_file(&config).unwrap();
+    assert!(verify(folder.path(), &beside, &key).1.contains(&"PROV-023".to_owned()));
+}

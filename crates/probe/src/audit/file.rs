@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use inference::weights::digest::sha256_bytes;
 use serde_json::Value;
 
-use super::archive::Problem;
+use super::archive::Problems;
 use super::kind::Kind;
 use super::limits;
 use super::weights::measure::Measured;
@@ -28,7 +28,7 @@ pub struct File {
     /// Archives around it; 0 for a file of the repository itself.
     pub archive_depth: usize,
     /// What was wrong with it as an archive.
-    pub(crate) problems: Vec<Problem>,
+    pub(crate) problems: Problems,
     /// Git's name of the content, where the hub's record needs it.
     pub(crate) git_sha1: Option<String>,
     /// Of safetensors: what its numbers are.
@@ -54,7 +54,7 @@ impl File {
     ) -> Self {
         let kind = Kind::of(&bytes, size);
         let whole = bytes.len() as u64 == size;
-        let (problems, json) = (Vec::new(), OnceCell::new());
+        let (problems, json) = (Problems::default(), OnceCell::new());
         Self {
             path,
             size,

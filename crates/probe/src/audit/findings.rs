@@ -13,6 +13,8 @@ pub struct Findings {
     all: Vec<Finding>,
     /// Rule and file to the number found and the first one's place in `all`.
     counts: BTreeMap<(String, String), (usize, usize)>,
+    /// Rule to its first finding's place in `all`.
+    first: BTreeMap<String, usize>,
 }
 
 impl Findings {
@@ -24,6 +26,13 @@ impl Findings {
     /// A finding that is not about one file's content.
     pub fn add(&mut self, finding: Finding) {
         let next = self.all.len();
+        if next >= limits::FINDINGS
+            && let Some(&first) = self.first.get(&finding.rule)
+        {
+            self.count(first, &finding);
+            return;
+        }
+        self.first.entry(finding.rule.clone()).or_insert(next);
         let (count, first) =
             self.counts.entry((finding.rule.clone(), finding.file.clone())).or_insert((0, next));
         *count += 1;
@@ -31,10 +40,24 @@ impl Findings {
             self.all.push(finding);
             return;
         }
-        let first = &mut self.all[*first];
+        let first = *first;
+        self.count(first, &finding);
+    }
+
+    /// What is left out counts with its severity all the same.
+    fn count(&mut self, first: usize, left_out: &Finding) {
+        let first = &mut self.all[first];
         first.more += 1;
-        // What is left out counts with its severity all the same.
-        first.severity = first.severity.max(finding.severity);
+        first.severity = first.severity.max(left_out.severity);
+    }
+
+    /// Counts `n` more findings of a rule that a file has already.
+    pub fn more(&mut self, rule: &str, path: &str, n: usize) {
+        if let Some((_, first)) = self.counts.get(&(rule.to_owned(), path.to_owned())) {
+            self.all[*first].more += n;
+        } else if let Some(first) = self.first.get(rule) {
+            self.all[*first].more += n;
+        }
     }
 
     /// Whether a rule has a finding in a file.

@@ -39,6 +39,8 @@ pub(crate) const RANK: u64 = 512;
 pub(crate) const FACTOR_BYTES: u64 = 48 << 20;
 /// Findings of one rule in one file; the rest is counted.
 pub(crate) const FINDINGS_A_RULE: usize = 10;
+/// Findings of a repository; beyond, those of a rule that was found already are only counted.
+pub(crate) const FINDINGS: usize = 4_000;
 
 /// The limits as the report lists them.
 #[must_use]
@@ -59,6 +61,7 @@ pub fn all() -> BTreeMap<String, u64> {
         ("bytes of a factor whose spectrum is computed", FACTOR_BYTES),
         ("bytes of a safetensors header that is parsed", SAFETENSORS_PARSED_BYTES),
         ("findings of a rule in a file", FINDINGS_A_RULE as u64),
+        ("findings of a repository", FINDINGS as u64),
     ]
     .into_iter()
     .map(|(name, limit)| (name.to_owned(), limit))

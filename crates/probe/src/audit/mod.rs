@@ -42,6 +42,7 @@ pub use repository::Repository;
 
 use archive::Allowance;
 use kind::Kind;
+pub use provenance::Signature;
 use repository::{Oddity, What};
 
 /// One kind of thing that is looked for.
@@ -86,6 +87,7 @@ pub const CHECKS: &[&dyn Check] = &[
     &provenance::Cards,
     &provenance::Histories,
     &provenance::Hub,
+    &provenance::Signatures,
     &provenance::Texts,
     &provenance::Secrets,
     &weights::Weights,
@@ -111,6 +113,8 @@ pub fn rules() -> Vec<&'static Rule> {
 pub struct Options<'a> {
     /// The base model, to whose tokenizer and template the repository's are compared.
     pub base: Option<&'a Path>,
+    /// A signature to verify the files by.
+    pub signature: Option<Signature<'a>>,
     /// Checks to leave out on a file, because they failed there: path and check.
     pub skip: &'a [(String, String)],
 }
@@ -189,7 +193,13 @@ struct Auditor<'a, 'b> {
 impl<'a, 'b> Auditor<'a, 'b> {
     fn new(root: &'a Path, options: &'a Options<'a>, watch: &'b mut dyn FnMut(Step<'_>)) -> Self {
         Self {
-            repository: Repository { root, files: Vec::new(), oddities: Vec::new(), base: options.base },
+            repository: Repository {
+                root,
+                files: Vec::new(),
+                oddities: Vec::new(),
+                base: options.base,
+                signature: options.signature,
+            },
             digests: Vec::new(),
             findings: Findings::default(),
             allowance: Allowance::default(),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Signature;
 use super::file::File;
 
 /// A repository as the checks across files see it.
@@ -16,6 +17,8 @@ pub struct Repository<'a> {
     pub(crate) oddities: Vec<Oddity>,
     /// The base model's directory or file, if the user named it.
     pub base: Option<&'a Path>,
+    /// The signature that the user named.
+    pub signature: Option<Signature<'a>>,
 }
 
 impl Repository<'_> {

@@ -4,8 +4,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rule::{Rule, Severity};
-use crate::escape::{escape, excerpt};
+use crate::escape::excerpt;
 
+/// Of a path that people read.
+const PATH_CHARACTERS: usize = 240;
 /// Evidence is a hint for a reader, not a copy of the file.
 const EVIDENCE_CHARACTERS: usize = 160;
 /// A message may quote names out of the file.
@@ -37,7 +39,8 @@ pub struct Finding {
     /// Whether something could not be checked.
     #[serde(default, skip_serializing_if = "is_false")]
     pub gap: bool,
-    /// How many more of the same rule in the same file were left out.
+    /// How many more of the same rule were left out: those in the same file beyond a limit, and any of the repository
+    /// beyond another.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more: usize,
     /// Why the user accepts it.
@@ -125,7 +128,8 @@ impl Finding {
     /// Where it is, on one line, safe to print.
     #[must_use]
     pub fn place(&self) -> String {
-        let mut place = escape(&self.file);
+        // Paths inside of nested archives are as long as an attacker likes.
+        let mut place = excerpt(&self.file, PATH_CHARACTERS);
         if let Some(line) = self.line {
             place.push_str(&format!(":{line}"));
         }

@@ -87,7 +87,9 @@ impl Check for Archives {
             let message = format!("{} that is also a zip archive", file.kind.name());
             findings.in_file(file, Finding::new(&HIDDEN, &file.path, message));
         }
-        for problem in &file.problems {
+        let all = file.problems.first.iter().map(|problem| (problem, None));
+        let all = all.chain(file.problems.more.iter().map(|(problem, count)| (problem, Some(*count))));
+        for (problem, more) in all {
             let (rule, member, message) = match problem {
                 Problem::Traversal { member } => {
                     (&TRAVERSAL, member, "the path leads out of the folder".to_owned())
@@ -107,7 +109,10 @@ impl Check for Archives {
                 }
                 Problem::NotRead { member, why } => (&NOT_READ, member, (*why).to_owned()),
             };
-            findings.in_file(file, Finding::new(rule, &file.path, message).at(member));
+            match more {
+                Some(count) => findings.more(rule.id, &file.path, count),
+                None => findings.in_file(file, Finding::new(rule, &file.path, message).at(member)),
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use miniz_oxide::inflate::{self, TINFLStatus};
 
-use super::{Allowance, Member, Problem, not_read};
+use super::{Allowance, Member, Problem, Problems, not_read};
 use crate::audit::file::File;
 use crate::audit::kind::Kind;
 use crate::audit::limits;
@@ -37,7 +37,7 @@ pub(super) fn is_bomb(packed: usize, unpacked: usize, stop: Option<&Stop>) -> bo
 }
 
 /// The content of a gzip or zlib stream as one member.
-pub(super) fn stream(archive: &File, allowance: &mut Allowance, problems: &mut Vec<Problem>) -> Vec<Member> {
+pub(super) fn stream(archive: &File, allowance: &mut Allowance, problems: &mut Problems) -> Vec<Member> {
     let bytes = &archive.bytes;
     let limit = allowance.next();
     let (content, stop) = match archive.kind {

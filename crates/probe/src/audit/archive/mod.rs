@@ -5,6 +5,8 @@ mod deflate;
 pub(super) mod tar;
 mod zip;
 
+use std::mem::discriminant;
+
 use super::file::File;
 use super::gguf;
 use super::kind::Kind;
@@ -29,6 +31,33 @@ pub(crate) enum Problem {
     NotRead { member: String, why: &'static str },
 }
 
+/// What is wrong with an archive: the first few of each kind, and how many more there were. Names of members are the
+/// attacker's, so that many of them are memory.
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    pub(crate) first: Vec<Problem>,
+    /// Of each kind: one of it, without what it names, and the number left out.
+    pub(crate) more: Vec<(Problem, usize)>,
+}
+
+impl Problems {
+    fn push(&mut self, problem: Problem) {
+        let kind = discriminant(&problem);
+        if self.first.iter().filter(|known| discriminant(*known) == kind).count() < limits::FINDINGS_A_RULE {
+            self.first.push(problem);
+            return;
+        }
+        match self.more.iter_mut().find(|(known, _)| discriminant(known) == kind) {
+            Some((_, count)) => *count += 1,
+            None => self.more.push((problem, 1)),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.is_empty()
+    }
+}
+
 /// A member in memory.
 struct Member {
     name: String,
@@ -49,6 +78,10 @@ impl Default for Allowance {
 }
 
 impl Allowance {
+    fn exhausted(&self) -> bool {
+        self.members == 0 || self.bytes == 0
+    }
+
     /// How many bytes the next member may have.
     fn next(&self) -> usize {
         self.bytes.min(limits::MEMBER_BYTES)
@@ -57,7 +90,7 @@ impl Allowance {
 
 /// The members of an archive, with what is wrong in `archive.problems`. Files of other kinds have none.
 pub(super) fn expand(archive: &mut File, allowance: &mut Allowance) -> Vec<File> {
-    let mut problems = Vec::new();
+    let mut problems = Problems::default();
     let members = if !archive.whole {
         // Reported as a file of which only the head was inspected.
         Vec::new()
@@ -65,6 +98,10 @@ pub(super) fn expand(archive: &mut File, allowance: &mut Allowance) -> Vec<File>
         && matches!(archive.kind, Kind::Zip | Kind::Tar | Kind::Gzip | Kind::Zlib)
     {
         problems.push(not_read("*", "archives are nested too deeply"));
+        Vec::new()
+    } else if allowance.exhausted() && matches!(archive.kind, Kind::Zip | Kind::Tar | Kind::Gzip | Kind::Zlib)
+    {
+        problems.push(not_read("*", "the limit of archive members is reached"));
         Vec::new()
     } else {
         match archive.kind {
@@ -113,7 +150,7 @@ fn leaves_folder(name: &str) -> bool {
 /// A member's name, cut where no file system would take it: names are kept for every member, and those inside of each
 /// other add up.
 fn member_name(bytes: &[u8]) -> String {
-    const LONGEST: usize = 1_024;
+    const LONGEST: usize = 512;
     String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST)]).into_owned()
 }
 

@@ -1,6 +1,6 @@
 //! Tar archives: POSIX ustar, with the long names of GNU and pax.
 
-use super::{Allowance, Member, Problem, leaves_folder, member_name, not_read};
+use super::{Allowance, Member, Problem, Problems, leaves_folder, member_name, not_read};
 
 const BLOCK: usize = 512;
 
@@ -10,7 +10,7 @@ pub(crate) fn is_tar(bytes: &[u8]) -> bool {
 }
 
 /// The members of an archive.
-pub(super) fn members(bytes: &[u8], allowance: &mut Allowance, problems: &mut Vec<Problem>) -> Vec<Member> {
+pub(super) fn members(bytes: &[u8], allowance: &mut Allowance, problems: &mut Problems) -> Vec<Member> {
     let mut members: Vec<Member> = Vec::new();
     let mut offset = 0usize;
     let mut long_name: Option<String> = None;

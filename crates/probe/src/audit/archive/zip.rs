@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::deflate::{self, Stop};
-use super::{Allowance, Member, Problem, leaves_folder, little_endian, member_name, not_read};
+use super::{Allowance, Member, Problem, Problems, leaves_folder, little_endian, member_name, not_read};
 use crate::audit::limits;
 
 const LOCAL: &[u8] = b"PK\x03\x04";
@@ -36,7 +36,7 @@ pub(super) fn has_end_record(bytes: &[u8]) -> bool {
 }
 
 /// The members of an archive.
-pub(super) fn members(bytes: &[u8], allowance: &mut Allowance, problems: &mut Vec<Problem>) -> Vec<Member> {
+pub(super) fn members(bytes: &[u8], allowance: &mut Allowance, problems: &mut Problems) -> Vec<Member> {
     let central = central_directory(bytes);
     let mut entries: BTreeMap<usize, Entry> = BTreeMap::new();
     for entry in central {
@@ -95,7 +95,7 @@ pub(super) fn members(bytes: &[u8], allowance: &mut Allowance, problems: &mut Ve
     members
 }
 
-fn member(bytes: &[u8], entry: &Entry, allowance: &Allowance, problems: &mut Vec<Problem>) -> Option<Member> {
+fn member(bytes: &[u8], entry: &Entry, allowance: &Allowance, problems: &mut Problems) -> Option<Member> {
     let name = entry.name.clone();
     if leaves_folder(&name) {
         problems.push(Problem::Traversal { member: name.clone() });

@@ -9,6 +9,7 @@ mod objects;
 mod reader;
 mod secrets;
 mod sha1;
+mod signature;
 
 pub(super) use base::BaseNames;
 pub(super) use card::Cards;
@@ -16,3 +17,5 @@ pub(super) use history::Histories;
 pub(super) use hub::Hub;
 pub(super) use reader::Texts;
 pub(super) use secrets::Secrets;
+pub use signature::Signature;
+pub(super) use signature::Signatures;

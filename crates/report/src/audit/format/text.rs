@@ -89,7 +89,7 @@ fn lines(finding: &Finding) -> String {
         text.push_str(&format!("            {DIM}|{DIM:#} {evidence}\n"));
     }
     if finding.more > 0 {
-        text.push_str(&format!("            and {} more of the same in this file\n", finding.more));
+        text.push_str(&format!("            and {} more of the same\n", finding.more));
     }
     text
 }
