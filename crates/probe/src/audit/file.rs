@@ -106,9 +106,9 @@ impl File {
         self.json.get_or_init(|| super::json::reader::read(self.text()?).value).as_ref()
     }
 
-    /// Frees what only its own checks need: all content but that of small text files.
+    /// Frees what only its own checks need: all content but that of small text files and SentencePiece models.
     pub(crate) fn release(&mut self, kept: &mut u64) {
-        let text = self.kind == Kind::Text && self.whole;
+        let text = (self.kind == Kind::Text || self.name() == "tokenizer.model") && self.whole;
         // A tokenizer is compared with the base's, and is longer than other texts.
         let most = if self.name() == "tokenizer.json" { limits::TOKENIZER_BYTES } else { limits::KEPT_BYTES };
         if text && self.size <= most && *kept + self.size <= limits::KEPT_TOTAL_BYTES {

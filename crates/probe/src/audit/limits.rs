@@ -37,6 +37,8 @@ pub(crate) const SAFETENSORS_PARSED_BYTES: u64 = 16 << 20;
 pub(crate) const RANK: u64 = 512;
 /// Bytes of such a factor.
 pub(crate) const FACTOR_BYTES: u64 = 48 << 20;
+/// Factors B that are kept of one file, to compare layers.
+pub(crate) const KEPT_FACTOR_BYTES: usize = 48 << 20;
 /// Findings of one rule in one file; the rest is counted.
 pub(crate) const FINDINGS_A_RULE: usize = 10;
 /// Findings of a repository; beyond, those of a rule that was found already are only counted.

@@ -5,17 +5,19 @@ use std::path::Path;
 use report::audit::{Finding, Rule};
 use serde_json::Value;
 
-use super::{FILES, NOT_COMPARED, RULES, add, base, pipeline, special, vocabulary};
+use super::{FILES, NOT_COMPARED, RULES, add, base, pipeline, sentencepiece, special, vocabulary};
 use crate::audit::Check;
 use crate::audit::file::File;
 use crate::audit::findings::Findings;
 use crate::audit::json::reader;
+use crate::audit::kind::Kind;
+use crate::audit::limits;
 use crate::audit::repository::Repository;
 
 /// Names that a message gives.
 const NAMED: usize = 6;
 
-/// The JSON files of tokenizers.
+/// The files of tokenizers.
 pub(in crate::audit) struct Tokenizers;
 
 impl Check for Tokenizers {
@@ -31,10 +33,13 @@ impl Check for Tokenizers {
         matches!(
             file.name(),
             "tokenizer.json" | "tokenizer_config.json" | "special_tokens_map.json" | "added_tokens.json"
-        )
+        ) || is_sentencepiece(file)
     }
 
     fn file(&self, file: &File, findings: &mut Findings) {
+        if is_sentencepiece(file) {
+            return sentencepiece::examine(file, findings);
+        }
         let Some(document) = file.json() else { return };
         match file.name() {
             "tokenizer.json" => {
@@ -75,6 +80,7 @@ impl Check for Tokenizers {
                 disagreement(document, slow, findings);
             }
         }
+        pieces(repository, findings);
         let Some(folder) = repository.base else { return };
         if repository.named("tokenizer.json").next().is_none()
             && repository.named("tokenizer_config.json").next().is_none()
@@ -99,6 +105,33 @@ impl Check for Tokenizers {
                     findings,
                 ),
             }
+        }
+    }
+}
+
+/// Whether a file is a SentencePiece model by its name, and nothing else by its content.
+fn is_sentencepiece(file: &File) -> bool {
+    file.name() == "tokenizer.model" && matches!(file.kind, Kind::Binary | Kind::Text)
+}
+
+/// SentencePiece models beside the `tokenizer.json` of their folder and the base's model.
+fn pieces(repository: &Repository, findings: &mut Findings) {
+    for file in repository.named("tokenizer.model").filter(|file| is_sentencepiece(file)) {
+        let Some(model) = sentencepiece::read(&file.bytes) else { continue };
+        if let Some(fast) = repository.beside(file, "tokenizer.json").and_then(File::json) {
+            sentencepiece::disagreement(file, &model, fast, findings);
+        }
+        let Some(folder) = repository.base else { continue };
+        let path = folder.join("tokenizer.model");
+        if !path.exists() {
+            // A base in the form of transformers 5 has `tokenizer.json` only, which the comparison above reads.
+            continue;
+        }
+        let bytes =
+            inference::weights::json::read_bounded(&path, limits::TOKENIZER_BYTES).unwrap_or_default();
+        match sentencepiece::read(&bytes) {
+            Some(base) => sentencepiece::compare(file, &model, &base, findings),
+            None => not_compared(file, "the base's `tokenizer.model` cannot be read", findings),
         }
     }
 }

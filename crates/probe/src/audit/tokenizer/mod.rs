@@ -3,6 +3,7 @@
 mod base;
 mod check;
 mod pipeline;
+mod sentencepiece;
 mod special;
 mod vocabulary;
 
@@ -142,7 +143,7 @@ rule!(
     693,
     true,
     "The tokenizer was not compared with the base's",
-    "The base has no `tokenizer.json` that could be read."
+    "One of the two has no `tokenizer.json`, or no `tokenizer.model`, that could be read."
 );
 
 /// Every rule of tokenizers.

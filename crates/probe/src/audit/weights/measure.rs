@@ -1,6 +1,8 @@
 //! What the numbers of a safetensors file are, in one pass over its bytes: counts, norms, and the Gram matrices of
 //! LoRA factors, from which the spectrum of B·A follows in r × r space. Memory stays at one factor.
 
+use std::sync::Arc;
+
 use crate::audit::limits;
 use crate::audit::safetensors::header::{self, Entry, Header};
 
@@ -23,6 +25,8 @@ pub(crate) struct Measured {
     pub(crate) checksum: u32,
     /// Of a LoRA factor of rank r: its products of rows (A) or columns (B), `[r, r]`.
     pub(crate) gram: Option<Vec<f64>>,
+    /// Elements of a factor B, `[out, r]`, up to [`limits::KEPT_FACTOR_BYTES`] of a file.
+    pub(crate) kept: Option<Arc<[f32]>>,
 }
 
 impl Measured {
@@ -71,6 +75,8 @@ pub(crate) struct Meter {
     current: Option<Measured>,
     hasher: crc32fast::Hasher,
     done: Vec<Measured>,
+    /// Bytes of factors that may still be kept.
+    keep: usize,
 }
 
 impl Meter {
@@ -83,6 +89,7 @@ impl Meter {
             current: None,
             hasher: crc32fast::Hasher::new(),
             done: Vec::new(),
+            keep: limits::KEPT_FACTOR_BYTES,
         }
     }
 
@@ -145,6 +152,7 @@ impl Meter {
             counted,
             checksum: 0,
             gram: None,
+            kept: None,
         });
     }
 
@@ -177,6 +185,11 @@ impl Meter {
                     Factor::A => gram(&numbers, rows, columns),
                     Factor::B => gram(&transposed(&numbers, rows, columns), columns, rows),
                 };
+                let bytes = size_of_val(&numbers[..]);
+                if side == Factor::B && bytes <= self.keep {
+                    self.keep -= bytes;
+                    tensor.kept = Some(numbers.into());
+                }
             }
         }
         self.pending.clear();
@@ -298,16 +311,18 @@ pub(crate) fn spectrum(a: &[f64], b: &[f64], rank: usize) -> Option<Spectrum> {
         top = length / before;
         vector = image.iter().map(|value| value / length).collect();
     }
-    (top > 0.0).then(|| Spectrum { top_share: (top / total).min(1.0), norm: total.sqrt() })
+    (top > 0.0).then(|| Spectrum { top_share: (top / total).min(1.0), norm: total.sqrt(), top: vector })
 }
 
 /// The spectrum of B·A, as far as triage needs it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Spectrum {
     /// Square of the largest singular value over the sum of all squares; its inverse is the stable rank.
     pub(crate) top_share: f64,
     /// Frobenius norm.
     pub(crate) norm: f64,
+    /// Weights `[r]` of B's columns in the left singular vector of the largest singular value.
+    pub(crate) top: Vec<f64>,
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! WGT: what the weights of an adapter are, against what its config says of them.
 
 mod adapter;
+mod base;
+mod coherence;
 pub(super) mod measure;
 mod rules;
 mod tokens;
@@ -11,10 +13,11 @@ use report::audit::{Finding, Rule, Severity};
 use serde_json::Value;
 
 use self::adapter::{Declared, Pair, Role};
+use self::coherence::coherence;
 use self::measure::{Measured, Spectrum};
 use self::rules::{
-    COPY, DOMINANT, DUPLICATE, EXTREME, FULL_WEIGHT, NO_CONFIG, NOT_FINITE, ORPHAN, RANK, SCALE, SPECTRUM,
-    TOKENS, UNACCOUNTED, UNDECLARED_TARGET, UNREAD_TYPE, ZERO,
+    DOMINANT, DUPLICATE, EXTREME, NO_CONFIG, NOT_FINITE, ORPHAN, RANK, SCALE, SPECTRUM, TOKENS, UNACCOUNTED,
+    UNDECLARED_TARGET, UNREAD_TYPE, ZERO,
 };
 use super::Check;
 use super::file::File;
@@ -84,7 +87,7 @@ impl Check for Weights {
                     let declared = Declared::read(config);
                     subject.strength(&declared, findings);
                     subject.declared(&declared, findings);
-                    subject.full_weights(&declared, findings);
+                    base::check(&subject, &declared, repository, findings);
                     tokens::check(&subject, &declared, repository, findings);
                 }
                 // The store of a Hugging Face cache; the snapshot's links lead here under the file's name.
@@ -92,7 +95,7 @@ impl Check for Weights {
                 None => {
                     let message = "expected `adapter_config.json` beside it, found none that can be read";
                     findings.in_file(file, Finding::new(&NO_CONFIG, &file.path, message));
-                    subject.full_weights(&Declared::read(&serde_json::Map::new()), findings);
+                    base::check(&subject, &Declared::read(&serde_json::Map::new()), repository, findings);
                 }
             }
             subject.spectra(findings);
@@ -335,43 +338,6 @@ impl Subject<'_> {
         }
     }
 
-    /// Whole weights of the base.
-    fn full_weights(&self, declared: &Declared<'_>, findings: &mut Findings) {
-        let (mut hidden, mut announced, mut embeddings) = (Vec::new(), Vec::new(), Vec::new());
-        for tensor in self.tensors {
-            let (module, role) = adapter::role(&tensor.entry.name);
-            let embedding = module.split('.').any(|part| adapter::EMBEDDINGS.contains(&part));
-            let list = match role {
-                Role::Full if declared.saves(&module) => &mut announced,
-                Role::Bias if declared.flag("bias") || declared.saves(&module) => &mut announced,
-                // Trainers add these by themselves where the vocabulary grew or the embedding is a target.
-                Role::Full if embedding => &mut embeddings,
-                Role::BaseLayer if embedding && declared.targets(&module) == Some(true) => &mut announced,
-                Role::BaseLayer if declared.flag("bias") && tensor.entry.name.ends_with(".bias") => {
-                    &mut announced
-                }
-                Role::Full | Role::Bias | Role::BaseLayer => &mut hidden,
-                _ => continue,
-            };
-            list.push(tensor.entry.name.as_str());
-        }
-        for (names, rule, severity, what) in [
-            (
-                hidden,
-                &FULL_WEIGHT,
-                FULL_WEIGHT.severity,
-                "weights of the base that the config does not announce",
-            ),
-            (embeddings, &COPY, Severity::Medium, "copies of embeddings that the config does not announce"),
-            (announced, &COPY, COPY.severity, "weights of the base, announced by the config"),
-        ] {
-            if let Some(first) = names.first() {
-                let message = format!("{} {what}: {}", names.len(), listed(names.iter().copied()));
-                self.add(findings, self.finding(rule, message).severity(severity).at(first));
-            }
-        }
-    }
-
     fn spectrum(&self, pair: &Pair<'_>) -> Option<Spectrum> {
         let rank = usize::try_from(pair.rank()?).ok()?;
         measure::spectrum(pair.a?.gram.as_ref()?, pair.b?.gram.as_ref()?, rank)
@@ -396,6 +362,13 @@ impl Subject<'_> {
             1.0 / largest
         );
         self.add(findings, self.finding(&SPECTRUM, message).at(module));
+        for found in coherence(&self.pairs) {
+            let message = format!(
+                "the main output directions of {} `{}` agree across layers by {:.2} in the mean ({:.2} for random directions)",
+                found.modules, found.kind, found.mean, found.random
+            );
+            self.add(findings, self.finding(&SPECTRUM, message));
+        }
     }
 }
 
