@@ -23,7 +23,7 @@ enum Reader {
     /// Every check of the audit, as if the file were alone in a repository.
     Audit,
     /// The adapter loader.
-    Load(Loader),
+    Load(Box<Loader>),
 }
 
 /// An adapter of the fixtures of which one file is replaced.
@@ -42,7 +42,7 @@ impl Target {
     fn loaded(name: &'static str, file: &'static str, base: &'static str, adapters: &[&'static str]) -> Self {
         let seeds = adapters.iter().map(|adapter| content(&format!("{adapter}/{file}"))).collect();
         let loader = Loader { base, adapter: adapters[0], ready: OnceCell::new() };
-        Self { name, file, seeds, reader: Reader::Load(loader) }
+        Self { name, file, seeds, reader: Reader::Load(Box::new(loader)) }
     }
 
     /// Reads bytes; the number of findings, or of adapters that were loaded.
