@@ -5,12 +5,9 @@ use std::collections::BTreeSet;
 use minijinja::machinery::ast::{BinOpKind, Call, CallArg, CompareOpKind, Expr, Filter, Stmt};
 use report::audit::{Rule, Severity};
 
+use super::expressions::{contains, is_comparison, mentions, numbers};
 use super::facts::{Facts, argument_value, bodies, function, string, target};
-use super::{
-    CONTENT, DATE, ESCAPE, EXPLODES, INCLUDE, INSTRUCTION, Judgement, RANDOM, REWRITE, UNSEEN, words,
-};
-use crate::audit::phrases;
-use crate::audit::unseen;
+use super::{CONTENT, ESCAPE, EXPLODES, INCLUDE, Judgement, RANDOM, words};
 
 /// Rounds that no conversation needs.
 const ROUNDS: f64 = 1e6;
@@ -53,9 +50,9 @@ pub(super) fn judge(statements: &[Stmt]) -> Vec<Judgement> {
     judge.found
 }
 
-struct Judge<'a> {
-    facts: &'a Facts,
-    found: Vec<Judgement>,
+pub(super) struct Judge<'a> {
+    pub(super) facts: &'a Facts,
+    pub(super) found: Vec<Judgement>,
     /// The macros that enclose the place: name, whether a condition was passed since, recursive calls so far.
     macros: Vec<Inside>,
     line: usize,
@@ -68,7 +65,7 @@ struct Inside {
 }
 
 impl Judge<'_> {
-    fn add(&mut self, rule: &'static Rule, severity: Severity, message: String) {
+    pub(super) fn add(&mut self, rule: &'static Rule, severity: Severity, message: String) {
         self.found.push(Judgement { rule, severity, line: self.line, message });
     }
 
@@ -172,43 +169,6 @@ impl Judge<'_> {
         self.add(&INCLUDE, INCLUDE.severity, format!("it takes in `{what}`"));
     }
 
-    /// Text that the template writes.
-    fn emitted(&mut self, text: &str) {
-        if unseen::any(text) {
-            self.add(
-                &UNSEEN,
-                UNSEEN.severity,
-                "characters that nobody sees are written into the prompt".into(),
-            );
-        }
-        if let Some(wants) = phrases::instruction(text) {
-            self.add(
-                &INSTRUCTION,
-                INSTRUCTION.severity,
-                format!("an instruction that {}: {}", wants.name(), text.trim()),
-            );
-        } else if let Some(address) = words::address(text) {
-            self.add(
-                &INSTRUCTION,
-                Severity::Medium,
-                format!("the address {address} is written into the prompt"),
-            );
-        }
-    }
-
-    /// All constant text that statements write or set.
-    fn written(&self, statements: &[Stmt], out: &mut Vec<String>) {
-        for statement in statements {
-            match statement {
-                Stmt::EmitRaw(raw) => out.push(raw.raw.to_owned()),
-                Stmt::EmitExpr(emit) if !raises(&emit.expr) => self.facts.strings(&emit.expr, out),
-                Stmt::Set(set) => self.facts.strings(&set.expr, out),
-                _ => {}
-            }
-            bodies(statement).into_iter().for_each(|body| self.written(body, out));
-        }
-    }
-
     /// How often a loop over this runs.
     fn rounds(&self, over: &Expr) -> f64 {
         match over {
@@ -228,46 +188,7 @@ impl Judge<'_> {
         }
     }
 
-    /// A condition, and what is written where it holds.
-    fn condition(&mut self, expr: &Expr, rounds: f64, written: &[String]) {
-        if self.facts.is_random(expr) || contains(expr, &|part| self.facts.is_random(part)) {
-            self.add(&RANDOM, RANDOM.severity, "chance decides what is written".into());
-        }
-        let before = self.found.len();
-        self.expr(expr, rounds);
-        // A comparison with a control mark is ordinary, unless words follow from it.
-        if self.found.len() == before
-            && contains(expr, &|part| self.compares_marks(part))
-            && written.iter().any(|text| words::sentence(text))
-        {
-            let text = written.iter().find(|text| words::sentence(text)).map_or("", String::as_str);
-            self.add(
-                &CONTENT,
-                CONTENT.severity,
-                format!("where the text has a certain mark, it writes: {}", text.trim()),
-            );
-        }
-    }
-
-    /// Whether an expression compares what people wrote with constant marks.
-    fn compares_marks(&self, expr: &Expr) -> bool {
-        let (left, right) = match expr {
-            Expr::BinOp(operation) if is_comparison(operation.op) => (&operation.left, &operation.right),
-            Expr::Call(call) => {
-                return matches!(&call.expr, Expr::GetAttr(get) if self.facts.is_content(&get.expr))
-                    && !call.args.is_empty();
-            }
-            _ => return false,
-        };
-        let marks = |expr: &Expr| {
-            let mut texts = Vec::new();
-            self.facts.strings(expr, &mut texts);
-            texts.iter().any(|text| !text.trim().is_empty() && !words::is_type(text))
-        };
-        (self.facts.is_content(left) && marks(right)) || (self.facts.is_content(right) && marks(left))
-    }
-
-    fn expr(&mut self, expr: &Expr, rounds: f64) {
+    pub(super) fn expr(&mut self, expr: &Expr, rounds: f64) {
         match expr {
             Expr::Var(var) => {
                 if OBJECTS.contains(&var.id)
@@ -386,41 +307,6 @@ impl Judge<'_> {
         }
     }
 
-    /// A comparison of two expressions, or the search of one in the other.
-    fn compare(&mut self, left: &Expr, right: &Expr, contains: bool) {
-        for (subject, other) in [(left, right), (right, left)] {
-            if self.facts.is_date(subject) && !self.facts.is_date(other) {
-                let mut texts = Vec::new();
-                self.facts.strings(other, &mut texts);
-                let fixed = texts.iter().any(|text| text.chars().any(char::is_alphanumeric))
-                    || self.facts.number(other).is_some()
-                    || numbers(other);
-                if fixed {
-                    self.add(&DATE, DATE.severity, "what is written depends on the date".into());
-                }
-            } else if self.facts.is_content_length(subject) {
-                if let Some(length) = self.facts.number(other).filter(|&length| length > 1.0) {
-                    self.add(
-                        &CONTENT,
-                        Severity::Medium,
-                        format!("it compares the length of what the user wrote with {length}"),
-                    );
-                }
-            } else if self.facts.is_content(subject) && !self.facts.is_content(other) {
-                let mut texts = Vec::new();
-                self.facts.strings(other, &mut texts);
-                self.literal(&texts, contains);
-            }
-        }
-    }
-
-    /// Constants that what people wrote is compared with.
-    fn literal(&mut self, texts: &[String], _contains: bool) {
-        if let Some(text) = texts.iter().find(|text| words::is_word(text)) {
-            self.add(&CONTENT, CONTENT.severity, format!("it looks for `{text}` in what the user wrote"));
-        }
-    }
-
     fn filter(&mut self, filter: &Filter, whole: &Expr, rounds: f64) {
         if let Some(inner) = &filter.expr {
             self.expr(inner, rounds);
@@ -477,17 +363,6 @@ impl Judge<'_> {
             }
             _ => {}
         }
-    }
-
-    /// Words of the user that the template exchanges.
-    fn rewrite(&mut self, from: Option<String>, to: Option<String>) {
-        let Some(from) = from else { return };
-        if !words::is_word(&from) {
-            return;
-        }
-        let to = to.unwrap_or_default();
-        let severity = if to.trim().is_empty() { Severity::Medium } else { REWRITE.severity };
-        self.add(&REWRITE, severity, format!("it writes `{to}` where the user wrote `{from}`"));
     }
 
     fn call(&mut self, call: &Call, rounds: f64) {
@@ -562,81 +437,6 @@ impl Judge<'_> {
             }
             _ => {}
         }
-    }
-}
-
-fn is_comparison(op: BinOpKind) -> bool {
-    matches!(
-        op,
-        BinOpKind::Eq
-            | BinOpKind::Ne
-            | BinOpKind::In
-            | BinOpKind::Lt
-            | BinOpKind::Lte
-            | BinOpKind::Gt
-            | BinOpKind::Gte
-    )
-}
-
-/// Whether an expression is or holds a number.
-fn numbers(expr: &Expr) -> bool {
-    match expr {
-        Expr::Const(constant) => {
-            constant.value.is_number()
-                || constant.value.try_iter().is_ok_and(|mut items| items.any(|item| item.is_number()))
-        }
-        Expr::List(list) => list.items.iter().any(numbers),
-        _ => false,
-    }
-}
-
-/// Whether an expression raises an error, whose words no model reads.
-fn raises(expr: &Expr) -> bool {
-    matches!(expr, Expr::Call(call) if function(call) == Some("raise_exception"))
-}
-
-/// How often a name is in an expression.
-fn mentions(expr: &Expr, name: &str) -> usize {
-    let count = std::cell::Cell::new(0);
-    contains(expr, &|part| {
-        if target(part).is_some_and(|found| found == name) {
-            count.set(count.get() + 1);
-        }
-        false
-    });
-    count.get()
-}
-
-/// Whether a part of an expression, or the whole, is such.
-fn contains(expr: &Expr, is: &dyn Fn(&Expr) -> bool) -> bool {
-    if is(expr) {
-        return true;
-    }
-    let any = |parts: &[&Expr]| parts.iter().any(|part| contains(part, is));
-    match expr {
-        Expr::Var(_) | Expr::Const(_) => false,
-        Expr::Slice(slice) => any(&[&slice.expr]),
-        Expr::UnaryOp(operation) => any(&[&operation.expr]),
-        Expr::BinOp(operation) => any(&[&operation.left, &operation.right]),
-        Expr::Compare(compare) => {
-            any(&[&compare.expr]) || compare.ops.iter().any(|step| contains(&step.expr, is))
-        }
-        Expr::IfExpr(choice) => {
-            any(&[&choice.test_expr, &choice.true_expr])
-                || choice.false_expr.as_ref().is_some_and(|other| contains(other, is))
-        }
-        Expr::Filter(filter) => {
-            filter.expr.as_ref().is_some_and(|inner| contains(inner, is))
-                || filter.args.iter().any(|argument| contains(argument_value(argument), is))
-        }
-        Expr::Test(test) => any(&[&test.expr]),
-        Expr::GetAttr(get) => any(&[&get.expr]),
-        Expr::GetItem(item) => any(&[&item.expr, &item.subscript_expr]),
-        Expr::Call(call) => {
-            any(&[&call.expr]) || call.args.iter().any(|argument| contains(argument_value(argument), is))
-        }
-        Expr::List(list) => list.items.iter().any(|item| contains(item, is)),
-        Expr::Map(map) => map.keys.iter().chain(&map.values).any(|item| contains(item, is)),
     }
 }
 

@@ -1,8 +1,10 @@
 //! TPL: chat templates, judged by their syntax tree and never rendered.
 
 mod check;
+mod expressions;
 mod facts;
 mod judge;
+mod text;
 mod words;
 
 use minijinja::machinery::{WhitespaceConfig, ast, parse};
