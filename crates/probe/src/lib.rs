@@ -7,13 +7,18 @@
 
 pub mod audit;
 pub mod behaviour;
+pub mod corpus;
 pub mod depth;
 mod error;
+mod lines;
+pub mod memory;
 pub mod observe;
 pub mod progress;
 pub mod prompt;
+pub mod replay;
 pub mod scan;
 pub mod selftest;
+mod sharing;
 pub mod split;
 pub mod suite;
 mod transform;

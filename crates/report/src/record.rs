@@ -9,12 +9,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::RepositoryAudit;
+use crate::comparison::Comparison;
 use crate::evidence::{Coverage, Evidence};
 use crate::hunt::HuntRecord;
 use crate::verdict::Judgement;
 
 /// Version of the record's layout; a reader refuses another major.
-pub const SCHEMA_VERSION: &str = "1.3.0";
+pub const SCHEMA_VERSION: &str = "1.4.0";
 
 /// One scan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -41,6 +42,9 @@ pub struct Record {
     /// What the adapter's files say, before anything of it was loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<RepositoryAudit>,
+    /// How it differs from an earlier run, if it was compared with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comparison: Option<Comparison>,
     /// What it took, in units that do not depend on the machine.
     pub cost: Cost,
     /// What the user should know though nothing failed.
