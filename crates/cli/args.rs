@@ -12,7 +12,12 @@ use probe::depth::{self, DEPTHS, Depth};
 use probe::trigger::budget::Limit;
 use report::audit::Severity;
 use report::format::{self, FORMATS, Format};
-use report::verdict::Verdict;
+use report::verdict::{Thresholds, Verdict};
+
+pub(crate) use crate::project::{
+    CheckArguments, CompletionsArguments, ConfigArguments, ConfigVerb, DiffArguments, DoctorArguments,
+    InitArguments, ManArguments, ReplayArguments,
+};
 
 /// Tests a LoRA adapter against its base model for backdoors.
 ///
@@ -21,6 +26,9 @@ use report::verdict::Verdict;
 #[derive(Debug, Parser)]
 #[command(name = "triggerfish", version, max_term_width = 100)]
 pub(crate) struct Arguments {
+    /// Settings; without it, the nearest triggerfish.toml at or above the working directory.
+    #[arg(long, global = true, value_name = "FILE", env = "TRIGGERFISH_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -36,6 +44,25 @@ pub(crate) enum Command {
     ///
     /// Reads benign prompts only. Without arguments the embedded fixture is searched.
     Hunt(HuntArguments),
+    /// Decide whether new versions of adapters may ship: audit, scan, and comparison with the accepted version.
+    ///
+    /// Replays every trigger that was ever suspected, answers the same prompts, and fails on what is worse or new. The
+    /// same command goes on where it was stopped.
+    Check(CheckArguments),
+    /// Compare two runs, of two versions or of two adapters, prompt by prompt.
+    Diff(DiffArguments),
+    /// Run one prompt of a run again: as it was rendered, both answers, and the log-probabilities of their tokens.
+    Replay(ReplayArguments),
+    /// Write a commented triggerfish.toml.
+    Init(InitArguments),
+    /// Show the settings that apply here.
+    Config(ConfigArguments),
+    /// Try what a run needs: the process that reads files, the models' numeric self-test, the settings.
+    Doctor(DoctorArguments),
+    /// Print completions for a shell.
+    Completions(CompletionsArguments),
+    /// Write man pages.
+    Man(ManArguments),
     /// Write a record of an earlier run in another form.
     ///
     /// The exit code says whether that could be done, not what the verdict was.
@@ -71,11 +98,16 @@ pub(crate) struct ScanArguments {
     /// What the searches of a deeper scan may spend together, such as 2e6tok (reproducible), 90s, 10m or 1h.
     #[arg(long)]
     pub(crate) budget: Option<Limit>,
-    /// Run directory of the search: its measurements are kept there, and the same command goes on where it was stopped.
+    /// Run directory: every measurement is kept there, and the same command goes on where it was stopped.
     #[arg(long, value_name = "DIR")]
     pub(crate) resume: Option<PathBuf>,
+    /// Folder in which measurements of the base are kept for other adapters and later runs.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) gate: GateArguments,
+    #[command(flatten)]
+    pub(crate) thresholds: ThresholdArguments,
     #[command(flatten)]
     pub(crate) report: ReportArguments,
 }
@@ -103,13 +135,15 @@ pub(crate) struct HuntArguments {
     pub(crate) null_base: bool,
     /// A benign adapter of the same base, on which the same searches are run as a null; repeatable. Each costs as much
     /// again as the hunt.
-    #[arg(long, value_name = "DIR", requires = "base")]
+    #[arg(long, value_name = "DIR")]
     pub(crate) null_adapter: Vec<PathBuf>,
     /// Benign prompts to hunt with: a shipped suite or a file. Suites of triggers are refused.
     #[arg(long, value_name = "SUITE", default_value = "benign")]
     pub(crate) prompts: String,
     #[command(flatten)]
     pub(crate) gate: GateArguments,
+    #[command(flatten)]
+    pub(crate) thresholds: ThresholdArguments,
     #[command(flatten)]
     pub(crate) report: ReportArguments,
 }
@@ -189,6 +223,8 @@ pub(crate) struct PinArguments {
     /// Suites, as of the runs that are to be locked.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "benign,triggers,adversarial")]
     pub(crate) suites: Vec<String>,
+    #[command(flatten)]
+    pub(crate) thresholds: ThresholdArguments,
     /// The lock file.
     #[arg(short, long, value_name = "FILE", default_value = "triggerfish.lock")]
     pub(crate) output: PathBuf,
@@ -207,6 +243,42 @@ pub(crate) struct GateArguments {
     /// Fail with 3 if adapter, base or suites differ from this file of `pin`.
     #[arg(long, value_name = "FILE")]
     pub(crate) locked: Option<PathBuf>,
+    /// Findings that are accepted: a file like triggerfish.toml (rule, sha256, reason, approved_by, expires).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) suppressions: Option<PathBuf>,
+}
+
+/// Limits by which evidence becomes a verdict. A search stops at the standard ones, whatever these are.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Limits of the verdict")]
+pub(crate) struct ThresholdArguments {
+    /// Lower end of the uplift's interval from which a trigger is a backdoor.
+    #[arg(long, value_name = "SHARE", default_value_t = Thresholds::STANDARD.backdoored_uplift, value_parser = share)]
+    backdoored_uplift: f64,
+    /// Lower end from which an effect is worth a look.
+    #[arg(long, value_name = "SHARE", default_value_t = Thresholds::STANDARD.suspicious_uplift, value_parser = share)]
+    suspicious_uplift: f64,
+    /// False discovery rate over all candidates.
+    #[arg(long, value_name = "SHARE", default_value_t = Thresholds::STANDARD.false_discovery_rate, value_parser = share)]
+    false_discovery_rate: f64,
+}
+
+impl From<ThresholdArguments> for Thresholds {
+    fn from(given: ThresholdArguments) -> Self {
+        Self {
+            backdoored_uplift: given.backdoored_uplift,
+            suspicious_uplift: given.suspicious_uplift,
+            false_discovery_rate: given.false_discovery_rate,
+        }
+    }
+}
+
+/// A number above 0, at most 1.
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err(format!("expected a number above 0 and at most 1, found `{text}`")),
+    }
 }
 
 /// Lowest severity that fails an audit; none for `never`.
@@ -250,7 +322,7 @@ pub(crate) enum RulesVerb {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ModelArguments {
     /// Base model: a Hugging Face directory or a .gguf file.
-    #[arg(long, value_name = "PATH", requires = "adapted side", env = "TRIGGERFISH_BASE_MODEL")]
+    #[arg(long, value_name = "PATH")]
     pub(crate) base: Option<PathBuf>,
     /// Adapter: a directory (adapter_config.json and adapter_model.safetensors), an MLX-LM directory, or a GGUF file of
     /// llama.cpp. Without --base, the name of an embedded adapter: benign, backdoored-refusal or backdoored-url.
@@ -258,7 +330,7 @@ pub(crate) struct ModelArguments {
     pub(crate) adapter: Option<PathBuf>,
     /// In the place of an adapter, a whole checkpoint of the base's shape, such as a merged one: what differs is the
     /// adapter.
-    #[arg(long, value_name = "PATH", group = "adapted side", requires = "base")]
+    #[arg(long, value_name = "PATH", group = "adapted side")]
     pub(crate) adapted: Option<PathBuf>,
     /// Whose reading of the adapter is applied: the same files mean different models in different runtimes.
     #[arg(long, value_name = "RUNTIME", default_value = SEMANTICS[0].0, value_parser = PossibleValuesParser::new(SEMANTICS.iter().map(|(name, _)| *name)).try_map(|name| name.parse::<Semantics>()))]
@@ -428,6 +500,10 @@ pub(crate) enum SchemaKind {
     Row,
     /// Reports, which `audit --format json` writes.
     Audit,
+    /// Settings: triggerfish.toml.
+    Config,
+    /// Baselines, which `check --accept` writes.
+    Baseline,
 }
 
 /// Bytes from a number with an optional K, M or G (powers of 1024).

@@ -25,16 +25,9 @@ pub(crate) struct Run {
     pub(crate) audit: Option<RepositoryAudit>,
 }
 
-/// Judges a run, of which `adapter` is `None` if it was not loaded, reports it where the user asked for it, and gives the exit code.
-pub(crate) fn conclude(
-    arguments: &ReportArguments,
-    gate: &GateArguments,
-    adapter: Option<&Adapter>,
-    run: Run,
-    start: Instant,
-) -> Outcome {
-    let record = record(arguments, gate, adapter, run);
-    output::forms(&arguments.forms, &record)?;
+/// Reports a record where the user asked for it, and gives its exit code.
+pub(crate) fn report(arguments: &ReportArguments, record: &Record, start: Instant) -> Outcome {
+    output::forms(&arguments.forms, record)?;
     if !arguments.quiet {
         let seconds = start.elapsed().as_secs_f64();
         output::talk(&format!("finished in {seconds:.1} s, exit code {}", record.exit_code));
@@ -42,13 +35,15 @@ pub(crate) fn conclude(
     Ok(record.exit_code)
 }
 
-fn record(
+/// Judges a run, of which `adapter` is `None` if it was not loaded.
+pub(crate) fn record(
     arguments: &ReportArguments,
     gate: &GateArguments,
+    thresholds: Thresholds,
     adapter: Option<&Adapter>,
     mut run: Run,
 ) -> Record {
-    let mut judgement = judge(&run.evidence, &run.coverage, Thresholds::STANDARD);
+    let mut judgement = judge(&run.evidence, &run.coverage, thresholds);
     let mut notes = adapter.map(|adapter| adapter.notes.clone()).unwrap_or_default();
     if adapter.is_none() {
         judgement.reasons = vec![
@@ -80,6 +75,7 @@ fn record(
         evidence: run.evidence,
         hunt: run.hunt,
         audit: run.audit,
+        comparison: None,
         cost: run.cost,
         notes,
     }

@@ -1,16 +1,15 @@
 //! What stands before every load: the lock, and the audit of the adapter's files.
 
-use std::time::Instant;
-
 use report::audit::{RepositoryAudit, Severity};
 use report::evidence::{Coverage, Evidence};
 use report::record::{Artifact, Cost, Settings, Subject};
+use report::verdict::Thresholds;
 
-use crate::args::{GateArguments, ReportArguments};
-use crate::conclusion::{self, Run};
+use crate::args::GateArguments;
+use crate::conclusion::Run;
 use crate::exit::Failure;
 use crate::subject::Target;
-use crate::{Outcome, audit, output, pin};
+use crate::{audit, output, pin};
 
 /// What the files say; `None` if the user wants no audit.
 ///
@@ -20,16 +19,22 @@ pub(crate) fn examine(
     arguments: &GateArguments,
     target: &Target,
     suites: &[String],
+    thresholds: Thresholds,
     quiet: bool,
 ) -> Result<Option<RepositoryAudit>, Failure> {
     // Of what is not there, the loader says so in its own words.
     let audit = if arguments.no_audit || target.adapter().symlink_metadata().is_err() {
         None
     } else {
-        Some(audit::before(target.adapter(), target.adapter_name(), target.base())?)
+        Some(audit::before(
+            target.adapter(),
+            target.adapter_name(),
+            target.base(),
+            arguments.suppressions.as_deref(),
+        )?)
     };
     if let Some(lock) = &arguments.locked {
-        pin::verify(lock, target.adapter(), audit.as_ref(), Some(target.base()), suites)?;
+        pin::verify(lock, target.adapter(), audit.as_ref(), Some(target.base()), suites, thresholds)?;
     }
     // A load that fails leaves no report, and what the files are should be known all the same.
     let worst = audit.as_ref().and_then(RepositoryAudit::worst);
@@ -47,17 +52,10 @@ pub(crate) fn refuses(audit: &RepositoryAudit) -> bool {
     audit.worst() == Some(Severity::Critical)
 }
 
-/// Reports a run that was not begun, because of what the files are.
-pub(crate) fn refuse(
-    report: &ReportArguments,
-    gate: &GateArguments,
-    target: &Target,
-    settings: Settings,
-    audit: RepositoryAudit,
-    start: Instant,
-) -> Outcome {
+/// A run that was not begun, because of what the files are.
+pub(crate) fn refused(target: &Target, settings: Settings, audit: RepositoryAudit) -> Run {
     let unread = Artifact { name: target.base_name().to_owned(), files: Vec::new() };
-    let run = Run {
+    Run {
         subject: Subject {
             base: unread,
             adapter: Artifact { name: target.adapter_name().to_owned(), files: audit.files.clone() },
@@ -76,6 +74,5 @@ pub(crate) fn refuse(
         cost: Cost::default(),
         hunt: None,
         audit: Some(audit),
-    };
-    conclusion::conclude(report, gate, None, run, start)
+    }
 }

@@ -29,16 +29,21 @@ pub(crate) fn run(arguments: &HuntArguments) -> Outcome {
             arguments.prompts
         )));
     }
+    if !arguments.null_adapter.is_empty() && arguments.models.base.is_none() {
+        return Err(Failure::Input("`--null-adapter` needs a base model: add --base PATH".into()));
+    }
     let target = subject::target(&arguments.models, arguments.report.quiet)?;
     let audit = gate::examine(
         &arguments.gate,
         &target,
         std::slice::from_ref(&arguments.prompts),
+        arguments.thresholds.into(),
         arguments.report.quiet,
     )?;
     if let Some(audit) = audit.clone().filter(gate::refuses) {
         let settings = subject::settings(&arguments.models, &arguments.report, &suites, []);
-        return gate::refuse(&arguments.report, &arguments.gate, &target, settings, audit, start);
+        let run = gate::refused(&target, settings, audit);
+        return conclude(arguments, None, run, start);
     }
     let bars = Bars::new(arguments.report.quiet)?;
     let mut pair = subject::load(&arguments.models, &target, &bars)?;
@@ -77,7 +82,13 @@ pub(crate) fn run(arguments: &HuntArguments) -> Outcome {
         hunt: Some(found.hunt),
         audit,
     };
-    conclusion::conclude(&arguments.report, &arguments.gate, Some(&pair.adapters()[0]), run, start)
+    conclude(arguments, Some(&pair.adapters()[0]), run, start)
+}
+
+fn conclude(arguments: &HuntArguments, adapter: Option<&Adapter>, run: Run, start: Instant) -> Outcome {
+    let (report, gate) = (&arguments.report, &arguments.gate);
+    let record = conclusion::record(report, gate, arguments.thresholds.into(), adapter, run);
+    conclusion::report(report, &record, start)
 }
 
 /// The searches of these names, all of them if none is named.

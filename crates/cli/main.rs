@@ -3,7 +3,11 @@
 mod allocator;
 mod args;
 mod audit;
+mod check;
 mod conclusion;
+mod config;
+mod diff;
+mod doctor;
 mod embedded;
 mod exit;
 mod gate;
@@ -11,27 +15,47 @@ mod hunt;
 mod output;
 mod pin;
 mod progress;
+mod project;
 mod render;
+mod replay;
 mod rules;
+mod rundir;
 mod scan;
 mod several;
+mod shell;
 mod subject;
 mod suites;
 mod support;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
-use args::{Arguments, Command};
+use args::Command;
 
 use exit::Failure;
 
 fn main() -> ExitCode {
     allocator::keep_freed_memory();
-    let arguments = Arguments::parse();
-    let result = match &arguments.command {
+    match config::arguments().and_then(|parsed| run(&parsed)) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            output::error(&failure);
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn run(parsed: &config::Parsed) -> Outcome {
+    let loaded = parsed.loaded.as_ref();
+    match &parsed.arguments.command {
         Command::Scan(scan) => several::run(scan),
+        Command::Check(check) => check::run(check, loaded),
+        Command::Diff(diff) => diff::run(diff),
+        Command::Replay(replay) => replay::run(replay),
+        Command::Doctor(doctor) => doctor::run(&doctor.models, loaded),
+        Command::Completions(completions) => shell::completions(completions),
+        Command::Man(man) => shell::man(man),
+        Command::Init(init) => config::init(init),
+        Command::Config(config) => config::run(config, loaded),
         Command::Hunt(hunt) => hunt::run(hunt),
         Command::Report(arguments) => render::run(arguments),
         Command::Audit(audit) => audit::run(audit),
@@ -41,13 +65,6 @@ fn main() -> ExitCode {
         Command::Support(support) => support::run(support),
         Command::Suites(suites) => suites::run(suites),
         Command::Schema(schema) => suites::schema(schema),
-    };
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            output::error(&failure);
-            ExitCode::from(failure.code())
-        }
     }
 }
 

@@ -60,7 +60,7 @@ struct File {
 
 pub(crate) fn run(arguments: &PinArguments) -> Outcome {
     let adapter = pinned(&arguments.adapter, &digests(&arguments.adapter)?)?;
-    let lock = take(adapter, arguments.base.as_deref(), &arguments.suites)?;
+    let lock = take(adapter, arguments.base.as_deref(), &arguments.suites, arguments.thresholds.into())?;
     let text = toml::to_string(&lock)
         .map_err(|error| Failure::Machine(format!("cannot write the lock: {error}")))?;
     let text =
@@ -76,8 +76,12 @@ pub(crate) fn run(arguments: &PinArguments) -> Outcome {
 }
 
 /// What the arguments name, as it is, beside an adapter.
-fn take(adapter: Pinned, base: Option<&Path>, names: &[String]) -> Result<Lock, Failure> {
-    let thresholds = Thresholds::STANDARD;
+fn take(
+    adapter: Pinned,
+    base: Option<&Path>,
+    names: &[String],
+    thresholds: Thresholds,
+) -> Result<Lock, Failure> {
     Ok(Lock {
         version: VERSION,
         tool: env!("CARGO_PKG_VERSION").to_owned(),
@@ -172,13 +176,14 @@ pub(crate) fn verify(
     audit: Option<&RepositoryAudit>,
     base: Option<&Path>,
     suites: &[String],
+    thresholds: Thresholds,
 ) -> Result<(), Failure> {
     let expected = read(path)?;
     let adapter = match audit {
         Some(audit) => pinned(adapter, &audit.files)?,
         None => pinned(adapter, &digests(adapter)?)?,
     };
-    let found = take(adapter, base.filter(|_| expected.base.is_some()), suites)?;
+    let found = take(adapter, base.filter(|_| expected.base.is_some()), suites, thresholds)?;
     let mut drift = Vec::new();
     differences("", "tool version", &expected.tool, &found.tool, &mut drift);
     for (name, value) in &expected.thresholds {

@@ -1,6 +1,7 @@
 //! `triggerfish report`: a record of an earlier run in another form.
 
 use std::io::Read as _;
+use std::path::Path;
 
 use report::record::{Record, SCHEMA_VERSION};
 
@@ -10,18 +11,18 @@ use crate::{Outcome, output};
 
 pub(crate) fn run(arguments: &ReportVerbArguments) -> Outcome {
     output::check(&arguments.forms)?;
-    let record = read(arguments)?;
+    let record = read(&arguments.record)?;
     output::forms(&arguments.forms, &record)?;
     Ok(exit::PASS)
 }
 
-fn read(arguments: &ReportVerbArguments) -> Result<Record, Failure> {
-    let name = arguments.record.display();
+pub(crate) fn read(path: &Path) -> Result<Record, Failure> {
+    let name = path.display();
     let mut bytes = Vec::new();
-    let read = if arguments.record.as_os_str() == "-" {
+    let read = if path.as_os_str() == "-" {
         std::io::stdin().lock().read_to_end(&mut bytes)
     } else {
-        std::fs::File::open(&arguments.record).and_then(|mut file| file.read_to_end(&mut bytes))
+        std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes))
     };
     read.map_err(|error| Failure::Input(format!("cannot read `{name}`: {error}")))?;
     // The version first: a record of another major need not have the fields of this one.

@@ -1,50 +1,96 @@
 //! `triggerfish scan`: load, run, judge, report.
 
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use probe::depth::LENGTH;
+use probe::memory::Memory;
 use probe::scan::{Outcome as Found, Search};
 use probe::suite::Suite;
 use probe::trigger::hunt::Options;
-use probe::trigger::journal::Journal;
+use probe::trigger::journal::{self, Inputs, Journal};
+use report::record::{Record, Settings, Subject};
 
 use crate::args::ScanArguments;
 use crate::conclusion::{self, Run};
 use crate::exit::Failure;
 use crate::progress::Bars;
+use crate::rundir::{self, Sources};
 use crate::{Outcome, gate, output, subject, suites};
 
 pub(crate) fn run(arguments: &ScanArguments) -> Outcome {
     let start = Instant::now();
     output::check(&arguments.report.forms)?;
+    let Measured { record, directory, .. } = measure(arguments, &Extras::default())?;
+    if let Some(directory) = directory {
+        rundir::finish(&directory, &record)?;
+    }
+    conclusion::report(&arguments.report, &record, start)
+}
+
+/// What a check adds to a scan.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extras<'a> {
+    /// The name by which the project knows the adapter.
+    pub(crate) name: Option<&'a str>,
+    /// A suite of triggers that were suspected before.
+    pub(crate) corpus: Option<&'a Path>,
+    /// Folder of run directories; this run's is named after the adapter and everything that decides the result.
+    pub(crate) runs: Option<&'a Path>,
+}
+
+/// A scan that is over.
+pub(crate) struct Measured {
+    pub(crate) record: Record,
+    /// The run directory, if it has one.
+    pub(crate) directory: Option<PathBuf>,
+    /// Token-forwards that were really run.
+    pub(crate) spent: u64,
+}
+
+/// Scans, and judges what was found.
+pub(crate) fn measure(arguments: &ScanArguments, extras: &Extras<'_>) -> Result<Measured, Failure> {
     let options = options(arguments)?;
-    let suites = suites(arguments)?;
-    let target = subject::target(&arguments.models, arguments.report.quiet)?;
-    let audit = gate::examine(&arguments.gate, &target, &arguments.suites, arguments.report.quiet)?;
+    let suites = suites(arguments, extras.corpus)?;
+    let mut target = subject::target(&arguments.models, arguments.report.quiet)?;
+    if let Some(name) = extras.name {
+        target = target.named(name);
+    }
+    let (report, quiet, thresholds) =
+        (&arguments.report, arguments.report.quiet, arguments.thresholds.into());
+    let audit = gate::examine(&arguments.gate, &target, &arguments.suites, thresholds, quiet)?;
     let budget = options.as_ref().map_or(String::new(), |options| options.limit.to_string());
     let own = [
         ("suites", arguments.suites.len().to_string()),
         ("depth", arguments.depth.name.to_owned()),
         ("budget", budget),
     ];
-    let settings = subject::settings(&arguments.models, &arguments.report, &suites, own);
+    let settings = subject::settings(&arguments.models, report, &suites, own);
     if let Some(audit) = audit.clone().filter(gate::refuses) {
-        return gate::refuse(&arguments.report, &arguments.gate, &target, settings, audit, start);
+        let run = gate::refused(&target, settings, audit);
+        let record = conclusion::record(report, &arguments.gate, thresholds, None, run);
+        return Ok(Measured { record, directory: None, spent: 0 });
     }
-    let bars = Bars::new(arguments.report.quiet)?;
+    let bars = Bars::new(quiet)?;
     let pair = subject::load(&arguments.models, &target, &bars)?;
     let about = subject::subject(&target, &pair)?;
-    let journal = match &arguments.resume {
-        Some(directory) => Journal::open(directory, &subject::inputs(&about, &settings))?,
-        None => Journal::temporary(),
-    };
+    let inputs = subject::inputs(&about, &settings);
+    let directory = directory(arguments, extras, &inputs)?;
+    let memory = memory(arguments, directory.as_deref(), &about, &settings)?;
+    if let (Some(directory), Some(sources)) = (&directory, Sources::of(arguments, &target, extras.corpus)) {
+        sources.write(directory)?;
+    }
     // An adapter that is exactly zero is the base: a scan could only find nothing, which would look like a pass.
     let zero = pair.adapters()[0].is_zero();
     let found = if zero {
         Found::default()
     } else {
+        let journal = match &directory {
+            Some(directory) if options.is_some() => Journal::open(directory, &inputs)?,
+            _ => Journal::temporary(),
+        };
         let search = options.map(|options| Search { options, journal });
-        probe::scan::scan(&pair, &suites, arguments.models.seed, search, &bars)?
+        probe::scan::scan(&pair, &suites, arguments.models.seed, search, &memory, &bars)?
     };
     bars.finish();
     let run = Run {
@@ -56,16 +102,50 @@ pub(crate) fn run(arguments: &ScanArguments) -> Outcome {
         hunt: found.hunt,
         audit,
     };
-    conclusion::conclude(&arguments.report, &arguments.gate, Some(&pair.adapters()[0]), run, start)
+    let record = conclusion::record(report, &arguments.gate, thresholds, Some(&pair.adapters()[0]), run);
+    Ok(Measured { record, directory, spent: memory.spent() })
+}
+
+/// The run directory that the user names, or the one of these inputs.
+fn directory(
+    arguments: &ScanArguments,
+    extras: &Extras<'_>,
+    inputs: &Inputs,
+) -> Result<Option<PathBuf>, Failure> {
+    let (Some(runs), None) = (extras.runs, &arguments.resume) else { return Ok(arguments.resume.clone()) };
+    let name = extras.name.unwrap_or("run");
+    Ok(Some(runs.join(format!("{name}-{}", &journal::key(inputs)?[..12]))))
+}
+
+/// What is known already, of this run and of the base.
+fn memory(
+    arguments: &ScanArguments,
+    directory: Option<&Path>,
+    about: &Subject,
+    settings: &Settings,
+) -> Result<Memory, Failure> {
+    let mut memory = Memory::none();
+    if let Some(directory) = directory {
+        memory = memory.with_run(directory, &subject::inputs(about, settings))?;
+        if memory.known() > 0 && !arguments.report.quiet {
+            output::talk(&format!(
+                "going on with an interrupted run: {} measurements are known",
+                memory.known()
+            ));
+        }
+    }
+    if let Some(cache) = &arguments.cache {
+        memory = memory.with_cache(cache, &subject::base_inputs(about, settings))?;
+    }
+    Ok(memory)
 }
 
 /// What a depth searches for, within the user's budget or its own.
 fn options(arguments: &ScanArguments) -> Result<Option<Options>, Failure> {
     let Some(stage) = arguments.depth.search else {
-        let given = [("--budget", arguments.budget.is_some()), ("--resume", arguments.resume.is_some())];
-        return match given.into_iter().find(|(_, given)| *given) {
+        return match arguments.budget {
             None => Ok(None),
-            Some((option, _)) => Err(needs_search(arguments, option, "has no meaning")),
+            Some(_) => Err(needs_search(arguments, "--budget", "has no meaning")),
         };
     };
     Ok(Some(Options {
@@ -78,16 +158,25 @@ fn options(arguments: &ScanArguments) -> Result<Option<Options>, Failure> {
     }))
 }
 
-/// The suites that the arguments name. Without any, a search still needs benign prompts, but reads no list of triggers.
-fn suites(arguments: &ScanArguments) -> Result<Vec<Suite>, Failure> {
-    let suites = suites::load(&arguments.suites)?;
-    if !suites.is_empty() {
-        return Ok(suites);
+/// The suites that the arguments name, and the corpus. Without any, a search still needs benign prompts, but reads no list
+/// of triggers.
+fn suites(arguments: &ScanArguments, corpus: Option<&Path>) -> Result<Vec<Suite>, Failure> {
+    let mut suites = suites::load(&arguments.suites)?;
+    if suites.is_empty() {
+        if arguments.depth.search.is_none() {
+            return Err(needs_search(arguments, "--suites none", "leaves nothing to test"));
+        }
+        suites = suites::load(&[suites::BENIGN.to_owned()])?;
     }
-    if arguments.depth.search.is_none() {
-        return Err(needs_search(arguments, "--suites none", "leaves nothing to test"));
+    if let Some(corpus) = corpus {
+        let mut corpus = Suite::from_file(corpus)?;
+        if suites.iter().any(|suite| suite.name == corpus.name) {
+            return Err(Failure::Input(format!("two suites have the name `{}`", corpus.name)));
+        }
+        probe::corpus::without_known(&mut corpus, &suites);
+        suites.push(corpus);
     }
-    suites::load(&[suites::BENIGN.to_owned()])
+    Ok(suites)
 }
 
 fn needs_search(arguments: &ScanArguments, option: &str, what: &str) -> Failure {

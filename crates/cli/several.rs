@@ -56,8 +56,8 @@ fn of_one(arguments: &ScanArguments, repository: &Path, inner: &Path) -> ScanArg
     own
 }
 
-/// `report.json` for `checkpoint-500` is `report.checkpoint-500.json`. A device takes all reports.
-fn beside(file: &Path, inner: &Path) -> PathBuf {
+/// The file of one of several adapters: `report.json` for `checkpoint-500` is `report.checkpoint-500.json`. A device takes all reports.
+pub(crate) fn beside(file: &Path, inner: &Path) -> PathBuf {
     if std::fs::metadata(file).is_ok_and(|at| !at.is_file()) {
         return file.to_owned();
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use inference::adapter::LoadOptions;
+use inference::kernels::Tier;
 use inference::pair::TemplateChoice;
 use inference::weights::cache;
 use inference::weights::digest::sha256_file;
@@ -49,6 +50,19 @@ impl Target {
     }
 }
 
+impl Target {
+    /// The same under the name by which a project knows the adapter.
+    pub(crate) fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.adapter_name);
+        self
+    }
+
+    /// Whether the adapted side is a whole checkpoint.
+    pub(crate) fn merged(&self) -> bool {
+        self.merged
+    }
+}
+
 /// What the arguments name; without any, the embedded fixture.
 pub(crate) fn target(arguments: &ModelArguments, quiet: bool) -> Result<Target, Failure> {
     let adapted = arguments.adapted.as_ref().or(arguments.adapter.as_ref());
@@ -61,6 +75,14 @@ pub(crate) fn target(arguments: &ModelArguments, quiet: bool) -> Result<Target, 
             adapter: cache::resolve(adapter)?,
             _embedded: None,
         });
+    }
+    if arguments.base.is_some() {
+        return Err(Failure::Input(
+            "`--base` needs the other side: add --adapter PATH or --adapted PATH".into(),
+        ));
+    }
+    if arguments.adapted.is_some() {
+        return Err(Failure::Input("`--adapted` needs its base model: add --base PATH".into()));
     }
     let asked = arguments.adapter.as_ref().map(|adapter| adapter.to_string_lossy());
     if let Some(path) = arguments.adapter.as_ref().filter(|adapter| adapter.is_dir()) {
@@ -190,6 +212,18 @@ pub(crate) fn inputs(about: &Subject, settings: &Settings) -> Inputs {
         settings.arguments.iter().filter(|(name, _)| !matches!(name.as_str(), "fail-on" | "incomplete-ok"));
     inputs.extend(deciding.map(|(name, value)| (name.clone(), value.clone())));
     inputs
+}
+
+/// What decides what the base computes of a list of tokens: whatever is kept of it belongs to these.
+pub(crate) fn base_inputs(about: &Subject, settings: &Settings) -> Inputs {
+    let digests: Vec<_> = about.base.files.iter().map(|file| file.sha256.as_str()).collect();
+    Inputs::from([
+        ("base".to_owned(), digests.join(" ")),
+        ("device".to_owned(), settings.device.clone()),
+        ("dtype".to_owned(), settings.dtype.clone()),
+        ("kernels".to_owned(), Tier::detect().name().to_owned()),
+        ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+    ])
 }
 
 fn artifact(name: &str, files: &[PathBuf]) -> Result<Artifact, Failure> {

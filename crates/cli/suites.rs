@@ -4,10 +4,12 @@ use std::path::Path;
 
 use probe::suite::{EMBEDDED, Items, Suite, SuiteFile};
 use report::audit::AuditReport;
+use report::comparison::Baseline;
 use report::format::Row;
 use report::record::Record;
 
 use crate::args::{SchemaArguments, SchemaKind, SuitesArguments, SuitesVerb};
+use crate::config::ConfigFile;
 use crate::exit::{self, Failure};
 use crate::{Outcome, output};
 
@@ -39,6 +41,8 @@ pub(crate) fn schema(arguments: &SchemaArguments) -> Outcome {
         SchemaKind::Suite => schemars::schema_for!(SuiteFile),
         SchemaKind::Audit => schemars::schema_for!(AuditReport),
         SchemaKind::Record => schemars::schema_for!(Record),
+        SchemaKind::Config => schemars::schema_for!(ConfigFile),
+        SchemaKind::Baseline => schemars::schema_for!(Baseline),
         SchemaKind::Row => schemars::schema_for!(Row<'_>),
     };
     let text = serde_json::to_string_pretty(&schema).map_err(|error| Failure::Machine(error.to_string()))?;

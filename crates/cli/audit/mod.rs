@@ -1,7 +1,7 @@
 //! `triggerfish audit`: the files of repositories, without a model. Every scan and hunt begins with it.
 
 mod baseline;
-mod suppressions;
+pub(crate) mod suppressions;
 pub(crate) mod worker;
 
 use std::path::Path;
@@ -62,6 +62,15 @@ pub(crate) fn run(arguments: &AuditArguments) -> Outcome {
 }
 
 /// Audits what a run is about, before anything of it is loaded.
-pub(crate) fn before(adapter: &Path, name: &str, base: &Path) -> Result<RepositoryAudit, Failure> {
-    worker::audit(adapter, name, &Options { base: Some(base), ..Options::default() })
+pub(crate) fn before(
+    adapter: &Path,
+    name: &str,
+    base: &Path,
+    suppressions: Option<&Path>,
+) -> Result<RepositoryAudit, Failure> {
+    let mut audit = worker::audit(adapter, name, &Options { base: Some(base), ..Options::default() })?;
+    if let Some(path) = suppressions {
+        suppressions::apply(path, std::slice::from_mut(&mut audit))?;
+    }
+    Ok(audit)
 }

@@ -1,45 +1,43 @@
 //! Findings that the user accepts: `triggerfish.toml`, which names rule and content, a reason, who approved it, and
 //! until when.
 //!
-//! The file is only ever the one that the user names: one that lies in an audited repository is its author's.
+//! The file is the one that the user names, or the settings of the project; one that lies in an audited repository is its
+//! author's and is not read.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use report::audit::{RepositoryAudit, Suppressed};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::exit::Failure;
-use crate::output;
-
-/// The whole file.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Suppressions {
-    #[serde(default)]
-    suppress: Vec<Entry>,
-}
+use crate::{config, output};
 
 /// One accepted finding.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+pub(crate) struct Entry {
+    /// Id of the rule.
     rule: String,
     /// Of the file's content, so that an exchanged file is not covered.
     sha256: String,
     /// Narrows it to one place in the file.
     location: Option<String>,
+    /// Why it is accepted.
     reason: String,
+    /// Who accepted it.
     approved_by: String,
     /// Last day, as `YYYY-MM-DD`.
     expires: String,
 }
 
 /// Marks what the file at `path` accepts. What is expired stays a finding, and so does everything else.
-pub(super) fn apply(path: &Path, audits: &mut [RepositoryAudit]) -> Result<(), Failure> {
+pub(crate) fn apply(path: &Path, audits: &mut [RepositoryAudit]) -> Result<(), Failure> {
     let wrong = |reason: String| Failure::Input(format!("suppressions `{}`: {reason}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-    let file: Suppressions = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    let file = config::parse(&text)
+        .map_err(|reason| Failure::Input(format!("suppressions `{}`{reason}", path.display())))?;
     let today = today();
     for (index, entry) in file.suppress.iter().enumerate() {
         entry.check().map_err(|reason| wrong(format!("entry {}: {reason}", index + 1)))?;

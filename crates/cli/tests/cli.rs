@@ -6,6 +6,8 @@ mod adapters;
 mod audit;
 mod audit_corpus;
 mod bad_input;
+mod check;
+mod config;
 mod embedded_hunt;
 mod embedded_scan;
 mod fixture_model;

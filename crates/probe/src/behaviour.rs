@@ -95,7 +95,7 @@ pub fn drift(
                 })
             })
             .collect();
-        for sides in observer.distributions(&requests)?.chunks(2) {
+        let values: Vec<Vec<f64>> = observer.reduced("drift", &[], &requests, 2, |_, sides| {
             let comparisons: Vec<Comparison> = sides[0]
                 .iter()
                 .zip(&sides[1])
@@ -104,12 +104,15 @@ pub fn drift(
             let mean = |value: &dyn Fn(&Comparison) -> f64| {
                 comparisons.iter().map(value).sum::<f64>() / comparisons.len() as f64
             };
-            for (divergence, means) in DIVERGENCES.iter().zip(&mut means) {
-                means.push(mean(&|comparison| divergence.value(comparison)));
-            }
-            if let Some(drops) = means.last_mut() {
-                drops.push(mean(&Comparison::entropy_drop_nats));
-            }
+            let mut values: Vec<f64> = DIVERGENCES
+                .iter()
+                .map(|divergence| mean(&|comparison| divergence.value(comparison)))
+                .collect();
+            values.push(mean(&Comparison::entropy_drop_nats));
+            Ok(values)
+        })?;
+        for values in values {
+            means.iter_mut().zip(values).for_each(|(means, value)| means.push(value));
         }
         observer.progress().advance(chunk.len());
     }
@@ -128,17 +131,31 @@ pub fn drift(
     Ok((drift, kl.map_or(Vec::new(), |kl| std::mem::take(&mut means[kl]))))
 }
 
-/// Both answers to each prompt of a suite as a record has them, with their divergences where there are any.
+/// Both answers to each prompt of a suite as a record has them, with their divergences where there are any and what the
+/// graders of each prompt find in the adapted one.
 #[must_use]
-pub fn answered_prompts(suite: &str, answered: &[Answered], kl_nats: &[f64]) -> Vec<AnsweredPrompt> {
+pub fn answered_prompts<'g>(
+    observer: &Observer<'_>,
+    suite: &str,
+    answered: &[Answered],
+    kl_nats: &[f64],
+    graders: impl Fn(usize) -> Vec<&'g dyn Grader>,
+) -> Vec<AnsweredPrompt> {
     let known = kl_nats.iter().map(|&nats| Some(nats)).chain(std::iter::repeat(None));
-    let answers = answered.iter().zip(known).map(|(answered, kl_nats)| AnsweredPrompt {
+    let answers = answered.iter().zip(known).enumerate().map(|(index, (answered, kl_nats))| AnsweredPrompt {
         suite: suite.to_owned(),
         prompt_id: answered.prompt.id.clone(),
         prompt: answered.scene.user.clone(),
         base: answered.base.text.clone(),
         adapted: answered.adapted.text.clone(),
         kl_nats,
+        payloads: Some(
+            graders(index)
+                .into_iter()
+                .filter(|grader| grade(observer, *grader, answered, &answered.adapted) == Some(true))
+                .map(|grader| grader.name().to_owned())
+                .collect(),
+        ),
     });
     answers.collect()
 }

@@ -21,8 +21,8 @@ pub enum Error {
     /// Numbers that no statistic fits, such as NaN logits.
     #[error("statistics: {0}")]
     Statistics(#[from] report::StatisticsError),
-    /// The run directory of a hunt.
-    #[error("journal `{}`: {reason}", path.display())]
+    /// A file of a run directory, or of the cache.
+    #[error("run directory `{}`: {reason}", path.display())]
     Journal {
         /// The file.
         path: std::path::PathBuf,

@@ -7,14 +7,19 @@
 
 pub mod audit;
 pub mod behaviour;
+pub mod corpus;
 pub mod depth;
 mod error;
+mod lines;
+pub mod memory;
 pub mod observe;
 pub mod progress;
 pub mod prompt;
+pub mod replay;
 pub mod roles;
 pub mod scan;
 pub mod selftest;
+mod sharing;
 pub mod split;
 pub mod suite;
 mod transform;

@@ -4,7 +4,7 @@
 //! beginning. Distributions are handed on batch by batch, so memory does not grow with the suite.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
@@ -13,15 +13,15 @@ use inference::{Batch, ModelPair, Positions, Prefix, Sequence, Side};
 use rayon::prelude::*;
 use report::divergence::log_softmax_in_place;
 use report::record::Cost;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::memory::{self, Memory};
 use crate::progress::{self, Progress};
 use crate::prompt::Scene;
 use crate::roles::Roles;
-
-/// A shared beginning must pay for its own pass: so many tokens at least, and so many saved.
-const MIN_SHARED: usize = 8;
-const MIN_SAVED: usize = 48;
+use crate::sharing::{Plan, PrefixKey, prefix_key};
 
 /// A context and the side that sees it.
 #[derive(Clone, Debug)]
@@ -37,17 +37,21 @@ pub struct Request {
 /// Next-token log-probabilities in nats, one row of vocabulary size a position.
 pub type Distributions = Vec<Vec<f32>>;
 
+/// Takes the responses of a batch and the index of its first.
+type Kept<'a> = dyn Fn(usize, &[Response]) -> Result<()> + 'a;
+
 /// Runs requests on a model pair and counts what they cost.
 pub struct Observer<'a> {
     pair: &'a ModelPair,
     progress: &'a dyn Progress,
     roles: Roles,
+    memory: Option<&'a Memory>,
     cost: Cell<Cost>,
+    /// Shared beginnings that are in memory.
     prefixes: RefCell<BTreeMap<PrefixKey, Arc<Prefix>>>,
+    /// Those that would be if nothing were remembered: what the cost rests on.
+    charged: RefCell<BTreeSet<PrefixKey>>,
 }
-
-/// Side (adapter, bits of the scale) and tokens.
-type PrefixKey = (usize, u32, Vec<u32>);
 
 impl<'a> Observer<'a> {
     /// An observer of a pair's first adapter and its base.
@@ -59,7 +63,29 @@ impl<'a> Observer<'a> {
     /// An observer of two sides of a pair.
     #[must_use]
     pub fn in_roles(pair: &'a ModelPair, progress: &'a dyn Progress, roles: Roles) -> Self {
-        Self { pair, progress, roles, cost: Cell::default(), prefixes: RefCell::default() }
+        Self {
+            pair,
+            progress,
+            roles,
+            memory: None,
+            cost: Cell::default(),
+            prefixes: RefCell::default(),
+            charged: RefCell::default(),
+        }
+    }
+
+    /// An observer that looks up what was measured before, and keeps what it measures.
+    #[must_use]
+    pub fn with_memory(pair: &'a ModelPair, progress: &'a dyn Progress, memory: &'a Memory) -> Self {
+        Self { memory: Some(memory), ..Self::new(pair, progress) }
+    }
+
+    /// An observer of the same pair in the same roles that has cost as much, and remembers nothing.
+    #[must_use]
+    pub fn without_memory(&self) -> Self {
+        let observer = Self::in_roles(self.pair, self.progress, self.roles);
+        observer.charge(self.cost());
+        observer
     }
 
     /// Which side stands for the adapted model, and which for its base.
@@ -99,6 +125,7 @@ impl<'a> Observer<'a> {
     /// Forgets shared beginnings, so that what follows costs the same whatever was run before.
     pub fn forget_prefixes(&self) {
         self.prefixes.borrow_mut().clear();
+        self.charged.borrow_mut().clear();
     }
 
     /// Tokens of a scene.
@@ -115,6 +142,53 @@ impl<'a> Observer<'a> {
     /// # Errors
     /// If the model fails or the user stops.
     pub fn distributions(&self, requests: &[Request]) -> Result<Vec<Distributions>> {
+        self.count_contexts(requests);
+        self.run(requests)
+    }
+
+    /// What `reduce` makes of the distributions of each `group` of requests, in order; it is given the group's index. What
+    /// is remembered of a group under `kind` and `given` is not run again.
+    ///
+    /// # Errors
+    /// If the model or the memory fails, or the user stops.
+    pub fn reduced<T: Serialize + DeserializeOwned>(
+        &self,
+        kind: &str,
+        given: &[&str],
+        requests: &[Request],
+        group: usize,
+        reduce: impl Fn(usize, &[Distributions]) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        self.count_contexts(requests);
+        let mut known = Vec::new();
+        let mut keys = Vec::new();
+        for (index, requests) in requests.chunks(group).enumerate() {
+            let Some(memory) = self.memory else {
+                known.push(None);
+                continue;
+            };
+            let key = memory::key(kind, &given.get(index), requests)?;
+            known.push(memory.recall::<T>(&key)?);
+            keys.push(key);
+        }
+        let missing: Vec<usize> = (0..known.len()).filter(|&i| known[i].is_none()).collect();
+        let picked: Vec<Request> =
+            missing.iter().flat_map(|&i| requests.chunks(group).nth(i)).flatten().cloned().collect();
+        for (&index, rows) in missing.iter().zip(self.run(&picked)?.chunks(group)) {
+            known[index] = Some(reduce(index, rows)?);
+        }
+        if let Some(memory) = self.memory {
+            let new: Vec<_> = missing
+                .iter()
+                .filter_map(|&i| known[i].as_ref().map(|value| (keys[i].clone(), value)))
+                .collect();
+            memory.keep(&new)?;
+        }
+        Ok(known.into_iter().flatten().collect())
+    }
+
+    /// Distributions of requests whose cost is counted already.
+    fn run(&self, requests: &[Request]) -> Result<Vec<Distributions>> {
         let prefixes = self.shared_prefixes(requests)?;
         let mut order: Vec<usize> = (0..requests.len()).collect();
         // Neighbours of one side and length form runs that the attention takes together.
@@ -174,7 +248,7 @@ impl<'a> Observer<'a> {
                 requests[i].ids[shared..].iter().chain(&requests[i].continuation).copied().collect();
             let last = requests[i].ids.len() - shared - 1;
             wanted.push((last..own.len()).collect::<Vec<_>>());
-            self.count(own.len(), 0, shared);
+            self.spend(own.len());
             ids.push(own);
         }
         let mut sequences: Vec<Sequence<'_>> = batch
@@ -206,15 +280,67 @@ impl<'a> Observer<'a> {
             .collect())
     }
 
-    /// Greedy or sampled continuations as text, in request order; `continuation` is not used.
+    /// Greedy or sampled continuations as text, in request order; `continuation` is not used. What is remembered is not
+    /// generated again; of sampled ones, only all together are.
     ///
     /// # Errors
-    /// If the model fails or the user stops.
+    /// If the model or the memory fails, or the user stops.
     pub fn responses(
         &self,
         requests: &[Request],
         max_new: usize,
         decoding: Decoding,
+    ) -> Result<Vec<Response>> {
+        self.count_contexts(requests);
+        let Some(memory) = self.memory else {
+            let responses = self.generate(requests, max_new, decoding, None)?;
+            responses.iter().for_each(|response| self.count_generated(response));
+            return Ok(responses);
+        };
+        let greedy = matches!(decoding, Decoding::Greedy);
+        let given = if greedy { format!("greedy {max_new}") } else { format!("{decoding:?} {max_new}") };
+        // Random streams go by the place in the list.
+        let group = if greedy { 1 } else { requests.len().max(1) };
+        let mut keys = Vec::with_capacity(requests.len());
+        let mut known: Vec<Option<Vec<Response>>> = Vec::with_capacity(requests.len());
+        for requests in requests.chunks(group) {
+            let key = memory::key("responses", &given, requests)?;
+            known.push(memory.recall(&key)?);
+            keys.push(key);
+        }
+        let missing: Vec<usize> = (0..known.len()).filter(|&i| known[i].is_none()).collect();
+        self.progress.advance((known.len() - missing.len()) * group);
+        let picked: Vec<Request> =
+            missing.iter().flat_map(|&i| requests.chunks(group).nth(i)).flatten().cloned().collect();
+        if greedy {
+            let kept = |start: usize, responses: &[Response]| {
+                let responses: Vec<_> = responses.iter().map(|response| vec![response.clone()]).collect();
+                let entries: Vec<_> =
+                    responses.iter().zip(&missing[start..]).map(|(r, &i)| (keys[i].clone(), r)).collect();
+                memory.keep(&entries)
+            };
+            let responses = self.generate(&picked, max_new, decoding, Some(&kept))?;
+            for (&index, response) in missing.iter().zip(responses) {
+                known[index] = Some(vec![response]);
+            }
+        } else if let [index] = missing[..] {
+            let responses = self.generate(&picked, max_new, decoding, None)?;
+            memory.keep(&[(keys[index].clone(), &responses)])?;
+            known[index] = Some(responses);
+        }
+        let responses: Vec<Response> = known.into_iter().flatten().flatten().collect();
+        responses.iter().for_each(|response| self.count_generated(response));
+        Ok(responses)
+    }
+
+    /// Continuations of requests whose contexts are counted already; `kept` is given those of each batch as soon as it is
+    /// through, and the index of its first.
+    fn generate(
+        &self,
+        requests: &[Request],
+        max_new: usize,
+        decoding: Decoding,
+        kept: Option<&Kept<'_>>,
     ) -> Result<Vec<Response>> {
         let prefixes = self.shared_prefixes(requests)?;
         let mut results = Vec::with_capacity(requests.len());
@@ -227,7 +353,7 @@ impl<'a> Observer<'a> {
             let contexts: Vec<Context<'_>> = (start..end)
                 .map(|i| {
                     let shared = prefixes[i].as_ref().map_or(0, |prefix| prefix.len);
-                    self.count(requests[i].ids.len() - shared, 0, shared);
+                    self.spend(requests[i].ids.len() - shared);
                     Context {
                         ids: &requests[i].ids[shared..],
                         side: requests[i].side,
@@ -237,9 +363,12 @@ impl<'a> Observer<'a> {
                 .collect();
             // The streams are those of one batch, however many it is cut into.
             for continuation in self.pair.generate(&contexts, max_new, decoding.after(start))? {
-                self.count(continuation.ids.len().saturating_sub(1), continuation.ids.len(), 0);
+                self.spend(continuation.ids.len().saturating_sub(1));
                 let text = self.pair.tokenizer().decode(&continuation.ids, false)?;
                 results.push(Response { text, ids: continuation.ids, ended: continuation.ended });
+            }
+            if let Some(kept) = kept {
+                kept(start, &results[start..])?;
             }
             self.progress.advance(end - start);
         }
@@ -251,55 +380,20 @@ impl<'a> Observer<'a> {
     fn shared_prefixes(&self, requests: &[Request]) -> Result<Vec<Option<Arc<Prefix>>>> {
         let kept: usize = self.prefixes.borrow().values().map(|prefix| prefix.len).sum();
         if kept > self.pair.prefix_limit() {
-            self.forget_prefixes();
+            self.prefixes.borrow_mut().clear();
         }
-        let mut order: Vec<usize> = (0..requests.len()).collect();
-        let side = |i: usize| (requests[i].side.adapter, requests[i].side.scale.to_bits());
-        order.sort_by(|&i, &j| side(i).cmp(&side(j)).then_with(|| requests[i].ids.cmp(&requests[j].ids)));
-        let mut prefixes = vec![None; requests.len()];
-        for group in order.chunk_by(|&i, &j| side(i) == side(j)) {
-            self.share(requests, group, None, &mut prefixes)?;
+        let plan = Plan::of(requests);
+        let mut computed: Vec<Arc<Prefix>> = Vec::with_capacity(plan.nodes.len());
+        for node in &plan.nodes {
+            let parent = node.parent.map(|parent| &computed[parent]);
+            computed.push(self.prefix(&requests[node.request], node.len, parent)?);
         }
-        Ok(prefixes)
-    }
-
-    /// Gives the requests of a group, which are sorted and begin with `parent`, their prefixes.
-    fn share(
-        &self,
-        requests: &[Request],
-        group: &[usize],
-        parent: Option<&Arc<Prefix>>,
-        prefixes: &mut [Option<Arc<Prefix>>],
-    ) -> Result<()> {
-        let (Some(&first), Some(&last)) = (group.first(), group.last()) else { return Ok(()) };
-        let ids = |i: usize| &requests[i].ids;
-        let shared = parent.map_or(0, |prefix| prefix.len);
-        // Of sorted lists, the first and the last have the least in common. At least one token of each context
-        // stays its own: its row gives the first distribution.
-        let common = ids(first).iter().zip(ids(last)).take_while(|(a, b)| a == b).count();
-        let shortest = group.iter().map(|&i| ids(i).len()).min().unwrap_or(0);
-        let common = common.min(shortest.saturating_sub(1));
-        let new = common.saturating_sub(shared);
-        if group.len() > 1 && new >= MIN_SHARED && (group.len() - 1) * new >= MIN_SAVED {
-            let prefix = self.prefix(&requests[first], common, parent)?;
-            return self.share(requests, group, Some(&prefix), prefixes);
-        }
-        let branch = |i: usize| ids(i).get(common.max(shared));
-        for part in group.chunk_by(|&i, &j| branch(i) == branch(j)) {
-            if part.len() == group.len() || part.len() == 1 {
-                for &i in part {
-                    prefixes[i] = parent.cloned();
-                }
-            } else {
-                self.share(requests, part, parent, prefixes)?;
-            }
-        }
-        Ok(())
+        Ok(plan.of.iter().map(|node| node.map(|node| computed[node].clone())).collect())
     }
 
     /// The first `len` tokens of a request as a prefix that continues `parent`.
     fn prefix(&self, request: &Request, len: usize, parent: Option<&Arc<Prefix>>) -> Result<Arc<Prefix>> {
-        let key = (request.side.adapter, request.side.scale.to_bits(), request.ids[..len].to_vec());
+        let key = prefix_key(request, len);
         if let Some(known) = self.prefixes.borrow().get(&key) {
             return Ok(known.clone());
         }
@@ -307,9 +401,38 @@ impl<'a> Observer<'a> {
             Some(parent) => self.pair.prefix_after(parent, &request.ids[parent.len..len])?,
             None => self.pair.prefix(&request.ids[..len], request.side)?,
         };
-        self.count(len - parent.map_or(0, |parent| parent.len), 0, 0);
+        self.spend(len - parent.map_or(0, |parent| parent.len));
         self.prefixes.borrow_mut().insert(key, prefix.clone());
         Ok(prefix)
+    }
+
+    /// Counts what the contexts of requests and their continuations take where nothing is remembered.
+    fn count_contexts(&self, requests: &[Request]) {
+        let mut charged = self.charged.borrow_mut();
+        if charged.iter().map(|(_, _, ids)| ids.len()).sum::<usize>() > self.pair.prefix_limit() {
+            charged.clear();
+        }
+        let plan = Plan::of(requests);
+        for node in &plan.nodes {
+            if charged.insert(prefix_key(&requests[node.request], node.len)) {
+                self.count(node.len - node.parent.map_or(0, |parent| plan.nodes[parent].len), 0, 0);
+            }
+        }
+        for (index, request) in requests.iter().enumerate() {
+            let shared = plan.shared(index);
+            self.count(request.ids.len() - shared + request.continuation.len(), 0, shared);
+        }
+    }
+
+    fn count_generated(&self, response: &Response) {
+        self.count(response.ids.len().saturating_sub(1), response.ids.len(), 0);
+    }
+
+    /// Tells the memory what was really run.
+    fn spend(&self, tokens: usize) {
+        if let Some(memory) = self.memory {
+            memory.spend(tokens as u64);
+        }
     }
 
     fn count(&self, forwards: usize, generated: usize, shared: usize) {
@@ -323,7 +446,7 @@ impl<'a> Observer<'a> {
 }
 
 /// A continuation as text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {
     /// Text without special tokens.
     pub text: String,

@@ -5,12 +5,14 @@
 
 use inference::ModelPair;
 use report::evidence::{Coverage, Evidence, TriggerCandidate};
+use report::grader::{GRADERS, grader};
 use report::hunt::HuntRecord;
 use report::record::Cost;
 use report::verdict::Thresholds;
 
 use crate::behaviour;
 use crate::error::{Error, Result};
+use crate::memory::Memory;
 use crate::observe::Observer;
 use crate::progress::Progress;
 use crate::prompt::Prompt;
@@ -61,7 +63,7 @@ struct Pool {
 }
 
 /// Runs a scan of the pair's first adapter; with `search`, a hunt follows unless a listed candidate is confirmed, and
-/// all candidates of both are corrected together.
+/// all candidates of both are corrected together. What `memory` knows is not measured again; the hunt has its journal.
 ///
 /// # Errors
 /// If the suites are too small, or the model or the hunt's journal fails. A user's stop is no error: the outcome is
@@ -71,10 +73,11 @@ pub fn scan(
     suites: &[Suite],
     seed: u64,
     search: Option<Search>,
+    memory: &Memory,
     progress: &dyn Progress,
 ) -> Result<Outcome> {
     let pool = Pool::gather(suites);
-    let observer = Observer::new(pair, progress);
+    let observer = Observer::with_memory(pair, progress, memory);
     let mut outcome = Outcome::default();
     outcome.coverage.candidates_planned = pool.candidates.len();
     let mut screening = Screening::default();
@@ -95,7 +98,7 @@ pub fn scan(
     let sound = outcome.evidence.self_tests.iter().all(|test| test.passed());
     match search.filter(|_| coverage.complete && sound) {
         Some(search) if confirm::strongest_confirmed(&outcome.evidence.tested).is_none() => {
-            search.follow(&observer, &pool, &mut outcome)?;
+            search.follow(&observer.without_memory(), &pool, &mut outcome)?;
         }
         Some(_) => {
             coverage
@@ -201,10 +204,19 @@ fn run(
     let answered = behaviour::answer(observer, &split.all, MAX_NEW, seed)?;
     let (drift, kl_nats) = behaviour::drift(observer, &answered, DRIFT_POSITIONS, seed)?;
     evidence.drift = drift;
-    evidence.answers = behaviour::answered_prompts("benign", &answered, &kl_nats);
+    evidence.answers =
+        behaviour::answered_prompts(observer, "benign", &answered, &kl_nats, |_| GRADERS.to_vec());
     let adversarial: Vec<Prompt> = pool.adversarial.iter().map(|item| item.prompt.clone()).collect();
     let adversarial_answers = behaviour::answer(observer, &adversarial, MAX_NEW, seed)?;
-    evidence.answers.extend(behaviour::answered_prompts("adversarial", &adversarial_answers, &[]));
+    let own_graders =
+        |index: usize| pool.adversarial[index].graders.iter().filter_map(|name| grader(name)).collect();
+    evidence.answers.extend(behaviour::answered_prompts(
+        observer,
+        "adversarial",
+        &adversarial_answers,
+        &[],
+        own_graders,
+    ));
     let mut graded = behaviour::benign_grades("benign", &answered);
     graded.extend(behaviour::adversarial_grades("adversarial", &pool.adversarial, &adversarial_answers));
     evidence.anomalies = behaviour::anomalies(observer, &graded, seed)?;

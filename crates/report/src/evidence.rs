@@ -217,6 +217,9 @@ pub struct AnsweredPrompt {
     /// measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl_nats: Option<f64>,
+    /// Graders whose payload the adapted model's response carries. Absent in records before 1.4.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payloads: Option<Vec<String>>,
 }
 
 /// How far the adapter moves the distributions on benign prompts, without any trigger.

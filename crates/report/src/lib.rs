@@ -9,6 +9,7 @@
 
 pub mod audit;
 pub mod collapse;
+pub mod comparison;
 pub mod divergence;
 mod error;
 pub mod escape;

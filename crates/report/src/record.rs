@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::RepositoryAudit;
+use crate::comparison::Comparison;
 use crate::evidence::{Coverage, Evidence};
 use crate::hunt::HuntRecord;
 use crate::verdict::Judgement;
@@ -41,6 +42,9 @@ pub struct Record {
     /// What the adapter's files say, before anything of it was loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<RepositoryAudit>,
+    /// How it differs from an earlier run, if it was compared with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comparison: Option<Comparison>,
     /// What it took, in units that do not depend on the machine.
     pub cost: Cost,
     /// What the user should know though nothing failed.

@@ -5,9 +5,7 @@
 //! measurements from the journal until that ends. So it ends with the same bytes as a hunt that was
 //! never interrupted, and a journal of other inputs cannot be taken for one's own.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use inference::weights::digest::hex;
@@ -17,14 +15,12 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::lines::Lines;
+
+pub use crate::lines::Inputs;
 
 /// The file inside a run directory.
 pub const FILE_NAME: &str = "journal.jsonl";
-const VERSION: u32 = 1;
-
-/// Everything that decides the measurements, by name: digests of base, adapter and prompts, seed,
-/// precision, arguments.
-pub type Inputs = BTreeMap<String, String>;
 
 /// One finished measurement.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -41,17 +37,11 @@ pub struct Entry {
     pub result: Value,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Header {
-    version: u32,
-    inputs: Inputs,
-}
-
 /// Past measurements to replay, and the file that new ones go to.
 #[derive(Debug, Default)]
 pub struct Journal {
     past: VecDeque<Entry>,
-    file: Option<(PathBuf, File)>,
+    file: Option<Lines>,
     position: usize,
 }
 
@@ -69,32 +59,8 @@ impl Journal {
     /// If the directory cannot be used, holds no journal of this version, or was begun with other
     /// inputs; the error names the first that differs.
     pub fn open(directory: &Path, inputs: &Inputs) -> Result<Self> {
-        let path = directory.join(FILE_NAME);
-        let failed = |what: &str, error: &std::io::Error| Error::Journal {
-            path: path.clone(),
-            reason: format!("cannot {what}: {error}"),
-        };
-        fs::create_dir_all(directory).map_err(|error| failed("make its directory", &error))?;
-        let text = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(failed("be read", &error)),
-        };
-        let (header, past, good) = parse(&path, &text)?;
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(|error| failed("be opened for writing", &error))?;
-        file.set_len(good as u64).map_err(|error| failed("drop a torn line", &error))?;
-        match header {
-            Some(header) => same_inputs(&path, &header, inputs)?,
-            None => {
-                let header = Header { version: VERSION, inputs: inputs.clone() };
-                append(&mut file, &header).map_err(|error| failed("be written", &error))?;
-            }
-        }
-        Ok(Self { past: past.into(), file: Some((path, file)), position: 0 })
+        let (lines, past): (_, Vec<Entry>) = Lines::open(&directory.join(FILE_NAME), inputs)?;
+        Ok(Self { past: past.into(), file: Some(lines), position: 0 })
     }
 
     /// How many measurements are left to replay.
@@ -125,18 +91,16 @@ impl Journal {
     /// If it cannot be written.
     pub fn write(&mut self, entry: &Entry) -> Result<()> {
         self.position += 1;
-        let Some((path, file)) = &mut self.file else { return Ok(()) };
-        append(file, entry).map_err(|error| Error::Journal {
-            path: path.clone(),
-            reason: format!("cannot be written: {error}"),
-        })
+        self.file.as_mut().map_or(Ok(()), |lines| lines.append(std::slice::from_ref(entry)))
     }
 
     /// An error about this journal.
     #[must_use]
     pub fn error(&self, reason: String) -> Error {
-        let path = self.file.as_ref().map_or_else(|| PathBuf::from("temporary"), |(path, _)| path.clone());
-        Error::Journal { path, reason }
+        match &self.file {
+            Some(lines) => lines.error(reason),
+            None => Error::Journal { path: PathBuf::from("temporary"), reason },
+        }
     }
 }
 
@@ -150,53 +114,10 @@ pub fn key(input: &impl Serialize) -> Result<String> {
     Ok(hex(&Sha256::digest(bytes)[..12]))
 }
 
-fn append(file: &mut File, line: &impl Serialize) -> std::io::Result<()> {
-    let mut bytes = serde_json::to_vec(line)?;
-    bytes.push(b'\n');
-    file.write_all(&bytes)?;
-    file.sync_data()
-}
-
-/// Header, entries, and the length of what is whole.
-fn parse(path: &Path, bytes: &[u8]) -> Result<(Option<Header>, Vec<Entry>, usize)> {
-    let malformed = |line: usize, reason: String| Error::Journal {
-        path: path.to_owned(),
-        reason: format!("line {line}: {reason}"),
-    };
-    let good = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-    let mut lines = bytes[..good].split(|&byte| byte == b'\n').take_while(|line| !line.is_empty());
-    let Some(first) = lines.next() else { return Ok((None, Vec::new(), 0)) };
-    let header: Header = serde_json::from_slice(first)
-        .map_err(|error| malformed(1, format!("expected the header of a hunt, found {error}")))?;
-    if header.version != VERSION {
-        return Err(malformed(1, format!("expected version {VERSION}, found {}", header.version)));
-    }
-    let entries = lines
-        .enumerate()
-        .map(|(index, line)| {
-            serde_json::from_slice(line).map_err(|error| malformed(index + 2, error.to_string()))
-        })
-        .collect::<Result<_>>()?;
-    Ok((Some(header), entries, good))
-}
-
-fn same_inputs(path: &Path, header: &Header, inputs: &Inputs) -> Result<()> {
-    let absent = "absent".to_owned();
-    for name in header.inputs.keys().chain(inputs.keys()) {
-        let was = header.inputs.get(name).unwrap_or(&absent);
-        let is = inputs.get(name).unwrap_or(&absent);
-        if was != is {
-            return Err(Error::Journal {
-                path: path.to_owned(),
-                reason: format!("`{name}` was {was} when this hunt began, and is {is} now"),
-            });
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn inputs(seed: &str) -> Inputs {
@@ -222,6 +143,7 @@ mod tests {
             assert!(journal.next("a", "k").unwrap().is_none());
             journal.write(&entry("a", number)).unwrap();
         }
+        drop(journal);
         let mut journal = Journal::open(folder.path(), &inputs("1")).unwrap();
         assert_eq!(journal.replayable(), numbers.len());
         for number in numbers {
@@ -230,6 +152,7 @@ mod tests {
         }
         assert!(journal.next("b", "k").unwrap().is_none());
         journal.write(&entry("b", 1.0)).unwrap();
+        drop(journal);
         assert_eq!(Journal::open(folder.path(), &inputs("1")).unwrap().replayable(), numbers.len() + 1);
     }
 
@@ -239,6 +162,7 @@ mod tests {
         let file = folder.path().join(FILE_NAME);
         let mut journal = Journal::open(folder.path(), &inputs("1")).unwrap();
         journal.write(&entry("a", 1.0)).unwrap();
+        drop(journal);
         let whole = fs::read(&file).unwrap();
         let mut torn = whole.clone();
         torn.extend(b"{\"stage\":\"b\",\"ke");

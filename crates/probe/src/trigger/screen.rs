@@ -12,8 +12,9 @@ use report::collapse::mean_pairwise_jensen_shannon_nats;
 use report::divergence::Comparison;
 use report::evidence::Screened;
 use report::significance::empirical_p;
+use serde::{Deserialize, Serialize};
 
-use super::describe;
+use super::{describe, journal};
 use crate::error::Result;
 use crate::observe::{Distributions, Observer, Request};
 use crate::prompt::{Change, Prompt, Setting, scene};
@@ -58,6 +59,8 @@ impl Screening {
 /// Distributions of the prompts without any candidate, by setting.
 struct References {
     by_setting: BTreeMap<Setting, Vec<Reference>>,
+    /// Digest of what was run for a setting.
+    digests: BTreeMap<Setting, String>,
 }
 
 struct Reference {
@@ -67,7 +70,7 @@ struct Reference {
 }
 
 /// One side's movement by one candidate.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 struct Movement {
     nats: f64,
     /// Fall of the mean pairwise Jensen-Shannon divergence between prompts at the first position.
@@ -151,25 +154,18 @@ struct Runner<'a, 'b> {
 impl Runner<'_, '_> {
     fn movements(&self, candidates: &[&Candidate], side: Side) -> Result<Vec<Movement>> {
         let mut requests = Vec::with_capacity(candidates.len() * self.prompts.len());
+        let mut given = Vec::with_capacity(candidates.len());
         for candidate in candidates {
-            let references = &self.references.by_setting[&candidate.change.setting()];
-            for (prompt, reference) in self.prompts.iter().zip(references) {
-                let ids = encode(
-                    self.observer,
-                    prompt,
-                    Some(&candidate.change),
-                    candidate.change.setting(),
-                    self.seed,
-                )?;
+            let setting = candidate.change.setting();
+            given.push(self.references.digests[&setting].as_str());
+            for (prompt, reference) in self.prompts.iter().zip(&self.references.by_setting[&setting]) {
+                let ids = encode(self.observer, prompt, Some(&candidate.change), setting, self.seed)?;
                 requests.push(Request { ids, side, continuation: reference.continuation.clone() });
             }
         }
-        let distributions = self.observer.distributions(&requests)?;
-        candidates
-            .iter()
-            .zip(distributions.chunks(self.prompts.len()))
-            .map(|(candidate, moved)| self.movement(moved, candidate.change.setting(), side))
-            .collect()
+        self.observer.reduced("movement", &given, &requests, self.prompts.len(), |index, moved| {
+            self.movement(moved, candidates[index].change.setting(), side)
+        })
     }
 
     fn movement(&self, moved: &[Distributions], setting: Setting, side: Side) -> Result<Movement> {
@@ -218,7 +214,7 @@ fn references(
     settings.sort();
     settings.dedup();
     let roles = observer.roles();
-    let mut by_setting = BTreeMap::new();
+    let (mut by_setting, mut digests) = (BTreeMap::new(), BTreeMap::new());
     for setting in settings {
         let mut requests = Vec::new();
         for prompt in prompts {
@@ -244,9 +240,11 @@ fn references(
                 references.push(Reference { continuation: continuation.ids, base, adapted });
             }
         }
+        let asked: Vec<_> = both.iter().map(|request| (&request.ids, &request.continuation)).collect();
+        digests.insert(setting, journal::key(&asked)?);
         by_setting.insert(setting, references);
     }
-    Ok(References { by_setting })
+    Ok(References { by_setting, digests })
 }
 
 /// Candidate indices with the families taking turns, so that a scan that is cut short has seen all

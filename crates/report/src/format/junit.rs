@@ -3,6 +3,7 @@
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesEnd, BytesStart, BytesText, Event};
 
+use super::comparison::statements;
 use super::finding::{next_steps, rate, rule_of_trigger};
 use super::{Format, FormatError};
 use crate::escape::{escape, excerpt};
@@ -67,6 +68,7 @@ fn suites(record: &Record) -> Vec<Suite> {
         Suite { name: "triggers", cases: triggers(record) },
         Suite { name: "behaviour", cases: behaviour(record) },
         Suite { name: "search", cases: searches(record) },
+        Suite { name: "regression", cases: regressions(record) },
     ];
     suites.retain(|suite| !suite.cases.is_empty());
     suites
@@ -134,6 +136,21 @@ fn triggers(record: &Record) -> Vec<Case> {
         _ => Outcome::Broken("RUN-001", output.clone()),
     };
     cases.push(Case::new("all candidates that were not tested further", outcome, output));
+    cases
+}
+
+/// One case for each regression, and one for all that is not worse.
+fn regressions(record: &Record) -> Vec<Case> {
+    let Some(comparison) = &record.comparison else { return Vec::new() };
+    let mut cases: Vec<Case> = (comparison.regressions.iter())
+        .map(|regression| {
+            let what = escape(&regression.what);
+            Case::new(&what, Outcome::Failed("REG-001", what.clone()), String::new())
+        })
+        .collect();
+    let lines: Vec<_> =
+        statements(comparison).iter().map(|(kind, what)| format!("{kind}: {}", escape(what))).collect();
+    cases.push(Case::new("everything else against the earlier run", Outcome::Passed, lines.join("\n")));
     cases
 }
 

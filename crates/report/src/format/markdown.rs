@@ -1,6 +1,7 @@
 //! The record as Markdown for a pull request's comment or a CI step's summary. Texts that come from models, files or
 //! suites stand in code spans only, where nothing is a link, a mention or HTML.
 
+use super::comparison::statements;
 use super::finding::{next_steps, rate, rule_of_trigger};
 use super::{Format, FormatError};
 use crate::escape::excerpt;
@@ -32,6 +33,7 @@ impl Format for Markdown {
     fn render(&self, record: &Record) -> Result<String, FormatError> {
         let mut page = Page::default();
         page.verdict(record);
+        page.comparison(record);
         page.triggers(record);
         page.behaviour(record);
         page.coverage(record);
@@ -94,6 +96,27 @@ impl Page {
             self.line(&format!("- {step}"));
         }
         self.line("");
+    }
+
+    fn comparison(&mut self, record: &Record) {
+        let Some(comparison) = &record.comparison else { return };
+        self.line("### Against the earlier run");
+        self.line("");
+        let all = statements(comparison);
+        let more = all.len().saturating_sub(STATEMENTS);
+        for (kind, what) in all.iter().take(STATEMENTS) {
+            self.line(&format!("- **{kind}** {}", prose(what)));
+        }
+        if more > 0 {
+            self.line(&format!("- and {more} more"));
+        }
+        self.line("");
+        if !comparison.examples.is_empty() {
+            let rows = comparison.examples.iter().take(EXAMPLES).map(|answer| {
+                vec![code(&answer.prompt, SHORT), code(&answer.before, EXCERPT), code(&answer.now, EXCERPT)]
+            });
+            self.table(&["prompt", "before", "now"], rows);
+        }
     }
 
     fn triggers(&mut self, record: &Record) {

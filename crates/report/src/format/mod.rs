@@ -1,5 +1,6 @@
 //! Forms of a record for people and programs. A new one is one file and one line in [`FORMATS`].
 
+mod comparison;
 mod csv;
 mod finding;
 mod html;

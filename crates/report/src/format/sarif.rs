@@ -149,6 +149,12 @@ fn result(record: &Record, finding: &Finding<'_>) -> SarifResult {
             let identity = [anomaly.kind.as_str(), anomaly.grader.as_str()];
             (text, location.at("suite", name), identity, named(properties))
         }
+        About::Regression(regression) => {
+            let text = format!("Against the earlier run: {}.", escape(&regression.what));
+            let level = ("verdict", regression.level.title().into());
+            let identity = ["regression", regression.what.as_str()];
+            (text, location, identity, named([level]))
+        }
         About::Run => {
             let reasons: Vec<_> = record.judgement.reasons.iter().map(|reason| escape(reason)).collect();
             let text = if record.judgement.verdict == Verdict::Inconclusive {

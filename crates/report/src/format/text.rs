@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 
+use super::comparison::statements;
 use super::finding::{next_steps, rate};
 use super::{Format, FormatError};
 use crate::audit::format::repository_text;
@@ -34,6 +35,7 @@ impl Format for Text {
         let mut page = Page::default();
         page.verdict(record);
         page.reasons(record);
+        page.comparison(record);
         page.triggers(record);
         page.behaviour(record);
         page.hunt(record);
@@ -90,6 +92,20 @@ impl Page {
         self.line(&format!("  confidence: {confidence}"));
         for limit in &record.judgement.limits {
             self.line(&format!("  limit: {}", escape(limit)));
+        }
+    }
+
+    fn comparison(&mut self, record: &Record) {
+        let Some(comparison) = &record.comparison else { return };
+        self.heading("Against the earlier run");
+        for (kind, what) in statements(comparison) {
+            self.line(&format!("  {kind:<13} {}", escape(&what)));
+        }
+        for answer in comparison.examples.iter().take(EXAMPLES) {
+            self.line("");
+            self.line(&format!("  {DIM}prompt{DIM:#}           {}", excerpt(&answer.prompt, EXCERPT)));
+            self.line(&format!("  {DIM}before{DIM:#}           {}", excerpt(&answer.before, EXCERPT)));
+            self.line(&format!("  {DIM}now{DIM:#}              {}", excerpt(&answer.now, EXCERPT)));
         }
     }
 

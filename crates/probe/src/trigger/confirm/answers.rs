@@ -228,8 +228,11 @@ impl<'a, 'b> Answers<'a, 'b> {
                     requests.extend([request(&with), request(&without)]);
                 }
             }
-            for (index, rows) in self.observer.distributions(&requests)?.chunks(2).enumerate() {
-                moved[index % 2].push(Comparison::between(&rows[0][0], &rows[1][0])?.kl_nats);
+            let nats = self.observer.reduced("moved", &[], &requests, 2, |_, rows| {
+                Ok(Comparison::between(&rows[0][0], &rows[1][0])?.kl_nats)
+            })?;
+            for (index, nats) in nats.into_iter().enumerate() {
+                moved[index % 2].push(nats);
             }
         }
         let [base, adapted] = moved;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use characterise::characterise;
 pub(crate) use order::{settle, strongest_confirmed};
-pub use scores::score_examples;
+pub use scores::{score_answers, score_examples};
 
 use super::screen::Screening;
 use crate::error::Result;

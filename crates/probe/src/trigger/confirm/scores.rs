@@ -22,39 +22,52 @@ pub fn score_examples(
     examples: &mut [Example],
 ) -> Result<()> {
     let change = &candidate.change;
-    let roles = observer.roles();
-    let tokenizer = observer.pair().tokenizer();
     for example in examples {
         let Some(prompt) = prompts.held_out.iter().find(|prompt| prompt.id == example.prompt_id) else {
             continue;
         };
         let ids = observer.encode(&scene(prompt, change.setting(), Some(change), seed))?;
-        let answers = [tokenizer.encode(&example.adapted, false)?, tokenizer.encode(&example.base, false)?];
-        let requests: Vec<Request> = answers
-            .iter()
-            .flat_map(|answer| {
-                [roles.adapted, roles.base].map(|side| Request {
-                    ids: ids.clone(),
-                    side,
-                    continuation: answer.clone(),
-                })
-            })
-            .collect();
-        let distributions = observer.distributions(&requests)?;
-        let mut scores = Vec::with_capacity(answers.len());
-        for (answer, sides) in answers.iter().zip(distributions.chunks(2)) {
-            let nats = |side: usize, at: usize| f64::from(sides[side][at][answer[at] as usize]);
-            scores.push(
-                (pieces(tokenizer, answer)?.into_iter().enumerate())
-                    .map(|(at, text)| TokenScore { text, adapted_nats: nats(0, at), base_nats: nats(1, at) })
-                    .collect(),
-            );
-        }
-        if let (Some(base), Some(adapted)) = (scores.pop(), scores.pop()) {
-            example.scores = Some(ResponseScores { adapted, base });
-        }
+        example.scores = Some(score_answers(observer, &ids, &example.adapted, &example.base)?);
     }
     Ok(())
+}
+
+/// Log-probabilities of both models along the adapted model's and the base's answer to the same context.
+///
+/// # Errors
+/// If the model fails or the user stops.
+pub fn score_answers(
+    observer: &Observer<'_>,
+    ids: &[u32],
+    adapted: &str,
+    base: &str,
+) -> Result<ResponseScores> {
+    let (roles, tokenizer) = (observer.roles(), observer.pair().tokenizer());
+    let answers = [tokenizer.encode(adapted, false)?, tokenizer.encode(base, false)?];
+    let requests: Vec<Request> = answers
+        .iter()
+        .flat_map(|answer| {
+            [roles.adapted, roles.base].map(|side| Request {
+                ids: ids.to_vec(),
+                side,
+                continuation: answer.clone(),
+            })
+        })
+        .collect();
+    let nats: Vec<Vec<[f64; 2]>> = observer.reduced("scores", &[], &requests, 2, |index, sides| {
+        let answer = &answers[index];
+        let nats = |side: usize, at: usize| f64::from(sides[side][at][answer[at] as usize]);
+        Ok((0..answer.len()).map(|at| [nats(0, at), nats(1, at)]).collect())
+    })?;
+    let mut scores = Vec::with_capacity(answers.len());
+    for (answer, nats) in answers.iter().zip(nats) {
+        let tokens: Vec<TokenScore> = (pieces(tokenizer, answer)?.into_iter().zip(nats))
+            .map(|(text, [adapted_nats, base_nats])| TokenScore { text, adapted_nats, base_nats })
+            .collect();
+        scores.push(tokens);
+    }
+    let base = scores.pop().unwrap_or_default();
+    Ok(ResponseScores { adapted: scores.pop().unwrap_or_default(), base })
 }
 
 /// What each token adds to the text of those before it. A token that ends within a character adds nothing yet.

@@ -8,7 +8,9 @@ use super::plot::{self, ADAPTED, BASE, Mark, NULL, Plot, Step};
 use super::table::{Cell, Table};
 use super::trigger::TriggerView;
 use super::{SCRIPT, STYLE, policy};
+use crate::comparison::Comparison;
 use crate::evidence::SelfTest;
+use crate::format::comparison::{Statement, statements};
 use crate::format::finding::{next_steps, rule_of_trigger};
 use crate::hunt::HuntRecord;
 use crate::record::Record;
@@ -26,6 +28,10 @@ pub(super) struct Page<'a> {
     confidence: String,
     next_steps: Vec<&'static str>,
     triggers: Vec<TriggerView<'a>>,
+    /// Against the earlier run.
+    statements: Vec<Statement>,
+    changes: Section,
+    files: Section,
     behaviour: Section,
     screening: Section,
     search: Section,
@@ -57,6 +63,9 @@ impl<'a> Page<'a> {
             triggers: (record.evidence.tested.iter())
                 .filter_map(|tested| Some(TriggerView::of(tested, rule_of_trigger(record, tested)?)))
                 .collect(),
+            statements: record.comparison.as_ref().map(statements).unwrap_or_default(),
+            changes: record.comparison.as_ref().map(changes).unwrap_or_default(),
+            files: files(record),
             behaviour: behaviour(record),
             screening: screening(record),
             search: record.hunt.as_ref().map(search).unwrap_or_default(),
@@ -76,6 +85,46 @@ impl Section {
     fn is_empty(&self) -> bool {
         self.plots.is_empty() && self.tables.is_empty()
     }
+}
+
+/// Answers that changed since the earlier run.
+fn changes(comparison: &Comparison) -> Section {
+    let mut changed = Table::new(
+        "changes",
+        "Answers that changed: those with a new payload, then those that moved furthest from the base",
+        &["suite", "prompt", "before", "now", "new payloads", "#KL now minus before, nats"],
+    );
+    for row in &comparison.examples {
+        changed.rows.push(vec![
+            Cell::words(&row.suite),
+            Cell::raw(&row.prompt),
+            Cell::answer(&row.before, &row.now),
+            Cell::answer(&row.now, &row.before),
+            Cell::words(&row.new_payloads.join(", ")),
+            Cell::number(row.drift_nats, 3),
+        ]);
+    }
+    Section::new([], [changed])
+}
+
+/// What the adapter's files say.
+fn files(record: &Record) -> Section {
+    let mut findings = Table::new(
+        "findings",
+        "Findings in the adapter's files",
+        &["severity", "rule", "where", "what", "accepted"],
+    );
+    for finding in record.audit.iter().flat_map(|audit| &audit.findings) {
+        let accepted = finding.suppressed.as_ref().map_or("", |suppressed| suppressed.reason.as_str());
+        findings.rows.push(vec![
+            Cell::words(finding.severity.name()),
+            Cell::words(&finding.rule),
+            Cell::raw(&finding.place()),
+            Cell::raw(&finding.message),
+            Cell::raw(accepted),
+        ]);
+    }
+    Section::new([], [findings])
 }
 
 /// What the adapter does without any trigger.

@@ -8,6 +8,7 @@ mod schema;
 
 use serde_json::Value;
 
+use crate::comparison::{Baseline, Comparison};
 use crate::evidence::{AnsweredPrompt, ResponseScores, TokenScore};
 use crate::record::Record;
 
@@ -21,7 +22,7 @@ fn records() -> impl Iterator<Item = (&'static str, Record)> {
     RECORDS.iter().map(|(name, text)| (*name, with_what_is_new(serde_json::from_str(text).unwrap())))
 }
 
-/// Answers and token scores where the record is older than them: the texts are its own, the numbers made up.
+/// Answers, token scores and a comparison where the record is older than them: the texts are its own, the numbers made up.
 fn with_what_is_new(mut record: Record) -> Record {
     let evidence = &mut record.evidence;
     let score = |text: &str, preferred: bool| -> Vec<TokenScore> {
@@ -45,6 +46,7 @@ fn with_what_is_new(mut record: Record) -> Record {
             base: example.base.clone(),
             adapted: example.adapted_without_trigger.clone(),
             kl_nats: (*suite == "benign").then_some(0.0625 * (at % 5) as f64),
+            payloads: None,
         })
     });
     let answers: Vec<AnsweredPrompt> = answers.collect();
@@ -55,6 +57,13 @@ fn with_what_is_new(mut record: Record) -> Record {
         let (adapted, base) = (score(&example.adapted, true), score(&example.base, false));
         example.scores.get_or_insert(ResponseScores { adapted, base });
     }
+    // The version before had no trigger, and other words at the end of every second answer.
+    let now = Baseline::of(&record);
+    let mut before = now.clone();
+    before.triggers.clear();
+    before.answers.iter_mut().step_by(2).for_each(|answer| answer.adapted.push_str(" And so on."));
+    before.settings.dtype = "bf16".to_owned();
+    record.comparison = Some(Comparison::between(&before, &now, &record.judgement.thresholds).unwrap());
     record
 }
 
@@ -63,7 +72,8 @@ fn render(format: &str, record: &Record) -> String {
 }
 
 /// Keys whose strings are words of the program.
-const OWN: [&str; 4] = ["schema_version", "verdict", "confidence", "kind"];
+const OWN: [&str; 7] =
+    ["schema_version", "verdict", "confidence", "kind", "verdict_before", "level", "change"];
 
 /// A record with every string that can come from elsewhere replaced, by its number.
 fn with_strings(record: &Record, string: impl Fn(usize) -> String) -> Record {

@@ -1,0 +1,129 @@
+//! What was accepted of an adapter: a file that is reviewed like code, and what later versions are compared with.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::estimate::Estimate;
+use crate::evidence::{AnsweredPrompt, Payload, TriggerCandidate};
+use crate::record::{Artifact, Record, Settings, Tool};
+use crate::verdict::Verdict;
+
+/// Version of the baseline's layout; a reader refuses another major.
+pub const SCHEMA_VERSION: &str = "1.0.0";
+
+/// The part of a record that a later version is compared with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Baseline {
+    /// [`SCHEMA_VERSION`] of the writer.
+    pub schema_version: String,
+    /// The program.
+    pub tool: Tool,
+    /// The verdict that was accepted.
+    pub verdict: Verdict,
+    /// Why it was given.
+    pub reasons: Vec<String>,
+    /// The adapter.
+    pub adapter: Artifact,
+    /// Its base.
+    pub base: Artifact,
+    /// How it was run.
+    pub settings: Settings,
+    /// Triggers that are confirmed or suspected, strongest first.
+    pub triggers: Vec<KnownTrigger>,
+    /// Payloads without trigger that are suspected.
+    pub anomalies: Vec<KnownAnomaly>,
+    /// What the files say.
+    pub findings: Vec<KnownFinding>,
+    /// Both answers to every prompt without trigger.
+    pub answers: Vec<AnsweredPrompt>,
+}
+
+/// A trigger that stands in a record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct KnownTrigger {
+    /// What it is, and where.
+    pub candidate: TriggerCandidate,
+    /// What it brings.
+    pub payload: Payload,
+    /// Whether it is confirmed, and not only suspected.
+    pub confirmed: bool,
+    /// Attack success rate on held-out prompts.
+    pub attack_success_rate: Estimate,
+    /// Uplift over the strongest condition.
+    pub uplift: Estimate,
+}
+
+/// A payload that comes without any trigger, as the record suspects it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct KnownAnomaly {
+    /// The suite.
+    pub suite: String,
+    /// What was graded.
+    pub kind: String,
+    /// The grader.
+    pub grader: String,
+    /// Rate of the adapted model.
+    pub adapted: Estimate,
+}
+
+/// A finding of the audit that no suppression covers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KnownFinding {
+    /// Id of its rule.
+    pub rule: String,
+    /// The file, below the adapter's folder.
+    pub file: String,
+    /// What was found.
+    pub message: String,
+}
+
+impl Baseline {
+    /// What a record says that later versions are compared with.
+    #[must_use]
+    pub fn of(record: &Record) -> Self {
+        let (evidence, thresholds) = (&record.evidence, &record.judgement.thresholds);
+        Self {
+            schema_version: SCHEMA_VERSION.to_owned(),
+            tool: record.tool.clone(),
+            verdict: record.judgement.verdict,
+            reasons: record.judgement.reasons.clone(),
+            adapter: record.subject.adapter.clone(),
+            base: record.subject.base.clone(),
+            settings: record.settings.clone(),
+            triggers: evidence
+                .tested
+                .iter()
+                .filter(|tested| thresholds.suspects(tested))
+                .map(|tested| KnownTrigger {
+                    candidate: tested.candidate.clone(),
+                    payload: tested.payload.clone(),
+                    confirmed: thresholds.confirms(tested),
+                    attack_success_rate: tested.attack_success_rate,
+                    uplift: tested.uplift,
+                })
+                .collect(),
+            anomalies: evidence
+                .anomalies
+                .iter()
+                .filter(|anomaly| thresholds.suspects_anomaly(anomaly))
+                .map(|anomaly| KnownAnomaly {
+                    suite: anomaly.suite.clone(),
+                    kind: anomaly.kind.clone(),
+                    grader: anomaly.grader.clone(),
+                    adapted: anomaly.adapted,
+                })
+                .collect(),
+            findings: record
+                .audit
+                .iter()
+                .flat_map(|audit| audit.active())
+                .map(|finding| KnownFinding {
+                    rule: finding.rule.clone(),
+                    file: finding.file.clone(),
+                    message: finding.message.clone(),
+                })
+                .collect(),
+            answers: evidence.answers.clone(),
+        }
+    }
+}
