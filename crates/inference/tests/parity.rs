@@ -179,7 +179,7 @@ fn check_case(name: &str, case: &Value, form: Form) {
 #[test]
 fn features_and_other_types_match_peft() {
     let cases = cases(&["feature"]);
-    assert!(cases.len() >= 34, "only {} cases found", cases.len());
+    assert!(cases.len() >= 49, "only {} cases found", cases.len());
     let mut failed = Vec::new();
     for (name, case) in &cases {
         let mut wrong = false;

@@ -62,9 +62,9 @@ impl Adapter {
         let branches = Branches::new(base.sites(), &deltas, base.compute())?;
         let replacements = Replacements::new(change.replaced);
         replacements.decoder(base, 1.0)?;
-        let (config, stack) = (AdapterConfig::of_checkpoint()?, None);
+        let (config, stack, virtual_prompt) = (AdapterConfig::of_checkpoint()?, None, None);
         let modules = changed_modules(base.sites(), &deltas, &replacements);
-        Ok(Self { config, files, notes, deltas, branches, replacements, stack, modules })
+        Ok(Self { config, files, notes, deltas, branches, replacements, stack, virtual_prompt, modules })
     }
 }
 

@@ -10,6 +10,7 @@ mod attention;
 pub mod config;
 mod experts;
 mod generic;
+mod invocation;
 mod layer;
 mod linear;
 mod load;
@@ -35,6 +36,7 @@ use crate::prefix::{KvCache, LayerCache, Prefix};
 use crate::weights::TensorSource;
 
 use config::DecoderConfig;
+pub(crate) use invocation::last_occurrence;
 use layer::Layer;
 use linear::Linear;
 use norm::Norm;
@@ -61,6 +63,16 @@ impl Past<'_> {
             Self::Shared(prefix) => Box::new(prefix.segments(layer).into_iter()),
             Self::Cache(cache) => Box::new(cache.segments(layer)),
         }
+    }
+
+    /// Puts a prefix before everything else, unless something stands there.
+    pub(crate) fn begin_with(&mut self, prefix: impl FnOnce() -> Result<Arc<Prefix>>) -> Result<()> {
+        match self {
+            Self::None => *self = Self::Shared(prefix()?),
+            Self::Cache(cache) if cache.is_empty() => **cache = KvCache::after(&prefix()?),
+            _ => {}
+        }
+        Ok(())
     }
 
     /// The prefix whose side must be the sequence's own.
@@ -220,7 +232,7 @@ impl Decoder {
     }
 
     fn run(&self, adapters: Arc<[Branches]>, batch: &mut Batch<'_, '_>) -> Result<Output> {
-        let rows = Rows::new(batch.sequences.iter().map(|s| (s.ids.len(), s.past_len(), s.side)));
+        let rows = invocation::rows(batch.sequences, &adapters);
         let wanted = wanted_rows(&rows, batch.positions)?;
         let x = match batch.embeddings {
             Some(embeddings) => embeddings.clone(),
@@ -240,9 +252,9 @@ impl Decoder {
         let states = batch.hidden_states.then_some(&mut hidden_states);
         let mut x = self.through_layers(&x, &adapters, batch.sequences, &wanted, states)?;
         for sequence in batch.sequences.iter_mut() {
-            let added = sequence.ids.len();
+            let active_from = invocation::active_from(sequence, &adapters);
             if let Past::Cache(cache) = &mut sequence.past {
-                cache.advance(added);
+                cache.advance(sequence.ids, active_from);
             }
         }
         let picked = self.picked(&rows, &wanted)?;

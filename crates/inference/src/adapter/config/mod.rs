@@ -73,6 +73,12 @@ pub struct AdapterConfig {
     pub(crate) ensure_weight_tying: bool,
     /// Modules of IA3 whose input is scaled, not their output.
     pub(crate) feedforward: Option<ModulePattern>,
+    /// Names or dotted suffixes of parameters that are adapted by themselves.
+    pub(crate) target_parameters: Vec<String>,
+    /// Tokens from whose last occurrence on the adapter acts; everywhere if there are none.
+    pub(crate) invocation: Vec<u32>,
+    /// Embeddings before every context: their number, and how many copies of them the file has.
+    pub(crate) virtual_tokens: [usize; 2],
 }
 
 /// `layers_to_transform`: only modules of these layers.
@@ -263,6 +269,43 @@ impl Fields<'_> {
         }
     }
 
+    /// `alora_invocation_tokens`, where what the adapter does can begin in the middle of a context.
+    fn invocation(&self) -> Result<Vec<u32>> {
+        const KEY: &str = "alora_invocation_tokens";
+        let Some(value) = self.present(KEY) else { return Ok(Vec::new()) };
+        let tokens: Vec<u32> = value
+            .as_array()
+            .and_then(|items| {
+                items.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())).collect()
+            })
+            .ok_or_else(|| self.wrong(KEY, "token indices"))?;
+        if tokens.is_empty() {
+            return Ok(tokens);
+        }
+        let beside = ["use_dora", "lora_bias", "kasa_config", "target_parameters"];
+        let other = beside.into_iter().find(|key| self.present(key).is_some_and(|value| !is_neutral(value)));
+        let plain = self.residual(&mut Vec::new())? == Residual::Whole;
+        match other.or(if plain { None } else { Some("init_lora_weights") }) {
+            Some(key) => Err(Error::unsupported(self.path, format!("`{KEY}` together with `{key}`"))
+                .with_hint("it was not scanned")),
+            // PEFT looks for the tokens in models for causal language modelling alone.
+            None if self.object.get("task_type").is_none_or(|task| task != "CAUSAL_LM") => {
+                Err(Error::unsupported(self.path, format!("`{KEY}` without task_type CAUSAL_LM"))
+                    .with_hint("PEFT never switches such an adapter on; it was not scanned"))
+            }
+            None => Ok(tokens),
+        }
+    }
+
+    /// `num_virtual_tokens`, and `num_transformer_submodules`, which is 1 of a decoder.
+    fn virtual_tokens(&self) -> Result<[usize; 2]> {
+        let count = |key: &str, default: u64| match self.present(key) {
+            None => Ok(default as usize),
+            Some(value) => self.rank_value(key, value),
+        };
+        Ok([count("num_virtual_tokens", 0)?, count("num_transformer_submodules", 1)?])
+    }
+
     fn residual(&self, notes: &mut Vec<String>) -> Result<Residual> {
         if self.present("kasa_config").is_some() {
             return Ok(Residual::WithoutMinor);
@@ -293,6 +336,13 @@ impl Fields<'_> {
 
     fn target(&self, kind: &dyn PeftType, notes: &mut Vec<String>) -> Result<ModulePattern> {
         match self.present("target_modules") {
+            None if !kind.has_targets() => Ok(ModulePattern::Suffixes(Vec::new())),
+            // PEFT asks for targets only if there are none of either kind.
+            None if kind.default_targets(self.model_type).is_none()
+                && self.present("target_parameters").is_some_and(|value| !is_neutral(value)) =>
+            {
+                Ok(ModulePattern::Suffixes(Vec::new()))
+            }
             None => {
                 let default = kind.default_targets(self.model_type).ok_or_else(|| {
                     Error::unsupported(
@@ -353,6 +403,9 @@ impl Fields<'_> {
             token_indices: self.token_indices()?,
             ensure_weight_tying: self.flag("ensure_weight_tying")?,
             feedforward: pattern("feedforward_modules")?,
+            target_parameters: self.names("target_parameters")?,
+            invocation: self.invocation()?,
+            virtual_tokens: self.virtual_tokens()?,
             notes,
         })
     }
