@@ -5,6 +5,7 @@
 
 mod contexts;
 mod factors;
+mod fetched;
 mod golden;
 mod hostile;
 mod metamorphic;

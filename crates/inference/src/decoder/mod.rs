@@ -8,6 +8,7 @@ pub mod activation;
 pub mod architectures;
 mod attention;
 pub mod config;
+mod embedding;
 mod experts;
 mod generic;
 mod invocation;
@@ -36,6 +37,7 @@ use crate::prefix::{KvCache, LayerCache, Prefix};
 use crate::weights::TensorSource;
 
 use config::DecoderConfig;
+use embedding::Embedding;
 pub(crate) use invocation::last_occurrence;
 use layer::Layer;
 use linear::Linear;
@@ -155,8 +157,7 @@ pub struct Output {
 pub struct Decoder {
     config: DecoderConfig,
     sites: Arc<[Site]>,
-    /// `[vocabulary, hidden]`, in the precision of the products, with its factor.
-    embedding: Tensor,
+    embedding: Embedding,
     /// Learned positions `[positions, hidden]`, where there are any.
     positions: Option<Tensor>,
     layers: Arc<[Arc<Layer>]>,
@@ -213,8 +214,7 @@ impl Decoder {
                 self.config.vocab_size
             )));
         }
-        let ids = Tensor::from_slice(ids, ids.len(), &self.compute.device)?;
-        Ok(self.embedding.index_select(&ids, 0)?.to_dtype(self.compute.activation_dtype())?)
+        self.embedding.rows(ids, &self.compute)
     }
 
     /// One pass of this very decoder, with the branches of adapters by index.
