@@ -1,10 +1,11 @@
-//! Real models from the Python package index. `.ci/run` runs those whose names begin with `fetched_base`.
+//! Real models, most of them from the Python package index. `.ci/run` runs those whose names begin with `fetched_base`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use inference::adapter::{Adapter, LoadOptions};
 use inference::decoder::Decoder;
 use inference::decoder::config::DecoderConfig;
 use inference::generate::{Context, Decoding};
@@ -191,6 +192,55 @@ fn fetched_base_is_the_same_from_a_directory() {
     for (found, expected) in rounded.chunks(vocabulary).zip(expected.chunks(vocabulary)) {
         assert_eq!(argmax(found), argmax(expected), "the most likely token");
     }
+}
+
+/// Developers point `TRIGGERFISH_BF16` at a folder that `benches/bf16_error.py` wrote: see `benches/README.md`.
+#[test]
+#[ignore = "needs torch; run by hand as described in benches/README.md"]
+fn real_bf16_error_is_at_most_twice_torchs() {
+    let folder = std::env::var("TRIGGERFISH_BF16").expect("TRIGGERFISH_BF16 names a folder");
+    let folder = Path::new(&folder);
+    let torch: Value =
+        serde_json::from_str(&std::fs::read_to_string(folder.join("torch.json")).unwrap()).unwrap();
+    let truth = candle_core::safetensors::load(folder.join("truth.safetensors"), &Device::Cpu).unwrap();
+    for precision in [Precision::F32, Precision::Bf16] {
+        let decoder = decoder_of(&folder.join("base"), precision);
+        let adapters = [Adapter::load(&folder.join("adapter"), &decoder, &LoadOptions::default()).unwrap()];
+        for (name, side) in [("base", Side::BASE), ("adapted", Side::ADAPTED)] {
+            let (mut sum, mut positions) = (0f64, 0);
+            for index in 0.. {
+                let Some(ids) = truth.get(&format!("ids.{index}")) else { break };
+                let ids: Vec<u32> =
+                    ids.to_vec1::<i64>().unwrap().into_iter().map(|id| u32::try_from(id).unwrap()).collect();
+                let mut sequences = [Sequence::new(&ids, side)];
+                let mut batch = Batch {
+                    sequences: &mut sequences,
+                    embeddings: None,
+                    positions: Positions::All,
+                    hidden_states: false,
+                };
+                let logits = decoder.forward(&adapters, &mut batch).unwrap().logits;
+                let found = candle_nn::ops::log_softmax(&logits, 1).unwrap().to_vec2::<f32>().unwrap();
+                let expected = truth[&format!("{name}.{index}")].to_vec2::<f32>().unwrap();
+                for (expected, found) in expected.iter().zip(&found) {
+                    let term = |(&p, &q): (&f32, &f32)| f64::from(p).exp() * (f64::from(p) - f64::from(q));
+                    sum += expected.iter().zip(found).map(term).sum::<f64>();
+                    positions += 1;
+                }
+            }
+            assert!(positions > 100, "only {positions} positions");
+            let (own, torchs) = (sum / f64::from(positions), torch[name].as_f64().unwrap());
+            print_divergence(name, precision, own, torchs);
+            // In f32 nothing is rounded, so that this is the precision of the measure itself.
+            let most = if precision == Precision::F32 { torchs / 100.0 } else { 2.0 * torchs };
+            assert!(own <= most, "{name} in {precision:?}: {own:.2e} nats, torch in bf16 {torchs:.2e}");
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a measurement is run to be read")]
+fn print_divergence(name: &str, precision: Precision, own: f64, torchs: f64) {
+    println!("{name}: {precision:?} {own:.2e} nats from f32, torch in bf16 {torchs:.2e}");
 }
 
 /// Most resident memory of a load, over the bytes of all weights, by precision.
