@@ -36,7 +36,7 @@ impl Adapter {
         let base = stack.as_deref().unwrap_or(base);
         let semantics = options.semantics;
         let mut contents = Contents::read(tensors, &config, semantics, &base.head_name())?;
-        let mut targeted = config.select(base.sites(), config_path)?;
+        let mut targeted = config.select(base, config_path)?;
         bind_head(&config, base, &mut targeted, config_path)?;
         let parameters = parameters::selected(&contents, &targeted, base)?;
         let notes = runtimes::check(semantics, &contents, &targeted, base.sites())?;

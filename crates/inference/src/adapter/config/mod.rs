@@ -2,6 +2,7 @@
 
 mod fields;
 pub(crate) mod keys;
+mod selection;
 
 use std::path::Path;
 
@@ -10,7 +11,6 @@ use serde_json::{Map, Value};
 
 use super::target::ModulePattern;
 use super::types::{self, PeftType};
-use crate::decoder::site::Site;
 use crate::error::{Error, Result};
 
 use fields::{Fields, is_neutral, shorten};
@@ -162,13 +162,18 @@ impl AdapterConfig {
     /// Whether the adapter changes a module by its type's tensors. `head` says that `all-linear` leaves it out, as the
     /// output head.
     pub(crate) fn targets(&self, module: &str, head: bool, path: &Path) -> Result<bool> {
+        self.targeted_by(&self.target, module, head, path)
+    }
+
+    /// The same by another pattern than its `target_modules`.
+    fn targeted_by(&self, target: &ModulePattern, module: &str, head: bool, path: &Path) -> Result<bool> {
         let excluded = match &self.exclude {
             Some(pattern) => pattern.matches(path, module, head)?,
             None => false,
         };
         Ok(!excluded
             && !self.saves(module)
-            && self.target.matches(path, module, head)?
+            && target.matches(path, module, head)?
             && self.layers.as_ref().map_or(Ok(true), |layers| layers.contain(path, module))?)
     }
 
@@ -186,11 +191,6 @@ impl AdapterConfig {
                 }
             }
         })
-    }
-
-    /// Which sites the adapter targets, one flag a site.
-    pub(crate) fn select(&self, sites: &[Site], path: &Path) -> Result<Vec<bool>> {
-        sites.iter().map(|site| self.targets(&site.name, left_out(site), path)).collect()
     }
 
     /// What to say when the adapter does not fit the base.
@@ -217,12 +217,6 @@ impl Layers {
         }
         Ok(false)
     }
-}
-
-/// Whether `all-linear` leaves a site out: the head, and what transformers 5 does not keep as linear modules, routers
-/// and stacked experts.
-fn left_out(site: &Site) -> bool {
-    site.head || site.name.ends_with(".gate") || site.name.contains(".experts.")
 }
 
 /// The regexes were tried against every site at load ([`AdapterConfig::select`] and
