@@ -175,6 +175,12 @@ impl ModelPair {
         self.budget.rows(self.config())
     }
 
+    /// New tokens that one pass takes at most whose gradient is wanted.
+    #[must_use]
+    pub fn gradient_row_limit(&self) -> usize {
+        self.budget.gradient_rows(self.config())
+    }
+
     /// Rows of logits that one forward pass gives at most.
     #[must_use]
     pub fn logit_row_limit(&self) -> usize {

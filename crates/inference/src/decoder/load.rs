@@ -345,7 +345,7 @@ impl Loader<'_> {
 }
 
 /// The name that a source has for a tensor: ours, or that of older checkpoints.
-pub(super) fn stored_name(architecture: &Architecture, source: &dyn TensorSource, name: &str) -> String {
+pub(crate) fn stored_name(architecture: &Architecture, source: &dyn TensorSource, name: &str) -> String {
     if source.shape(name).is_none() {
         for (ours, theirs) in architecture.older {
             if let Some(rest) = name.strip_prefix(ours) {

@@ -41,6 +41,7 @@ use embedding::Embedding;
 pub(crate) use invocation::last_occurrence;
 use layer::Layer;
 use linear::Linear;
+pub(crate) use load::stored_name;
 use norm::Norm;
 use rope::RotaryTables;
 use rows::Rows;

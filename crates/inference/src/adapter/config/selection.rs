@@ -31,7 +31,7 @@ impl AdapterConfig {
     pub(crate) fn select(&self, base: &Decoder, path: &Path) -> Result<Vec<bool>> {
         let rewritten = match &base.config().experts {
             Some(experts) if self.peft_type() == "LORA" => {
-                self.rewritten(&experts.names, base.sites(), path)?
+                self.rewritten(experts.names, base.sites(), path)?
             }
             _ => None,
         };
