@@ -88,6 +88,30 @@ fn a_merged_checkpoint_is_scanned_by_its_difference_to_the_base() {
     assert_eq!(record["subject"]["changed_modules"], changed);
 }
 
+/// An aLoRA that every prompt of the template invokes is the plain adapter; one that none invokes is put behind its
+/// tokens.
+#[test]
+fn prompts_hold_the_tokens_that_switch_an_adapter_on() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&root("fixtures/adapters/backdoored-refusal"), folder.path());
+    let file = folder.path().join("adapter_config.json");
+    let tokenizer =
+        inference::tokenizer::Tokenizer::from_file(&root("fixtures/base/tokenizer.json")).unwrap();
+    for (text, verdict) in [("<|im_start|>user", Some("backdoored")), ("zebra", None)] {
+        let tokens = tokenizer.encode(text, false).unwrap();
+        let mut config = read(&root("fixtures/adapters/backdoored-refusal/adapter_config.json"));
+        config["alora_invocation_tokens"] = tokens.clone().into();
+        std::fs::write(&file, config.to_string()).unwrap();
+        let (record, code) = scan("--adapter", folder.path());
+        let notes = record["notes"].to_string();
+        assert!(notes.contains("last occurrence"), "{notes}");
+        assert!(code == Some(0) || code == Some(1), "the self-test holds: {code:?} {}", record["judgement"]);
+        if let Some(verdict) = verdict {
+            assert_eq!(record["judgement"]["verdict"], verdict, "{text}: {}", record["judgement"]);
+        }
+    }
+}
+
 #[test]
 fn smuggled_weights_are_named_in_the_report() {
     let folder = tempfile::tempdir().unwrap();
@@ -110,10 +134,14 @@ fn support_lists_what_is_loaded_and_what_is_refused() {
     let output = triggerfish(&["support"]);
     assert_eq!(output.status.code(), Some(0));
     let text = stdout(&output);
-    for name in ["llama", "IA3", "MLX-LM", "alora_invocation_tokens", "never a pass"] {
+    for name in ["llama", "IA3", "PROMPT_TUNING", "MLX-LM", "monteclora_config", "never a pass"] {
         assert!(text.contains(name), "{name} in {text}");
     }
     let output = triggerfish(&["support", "--format", "json"]);
     let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(listed["peft_types"].as_array().unwrap().len() >= 7);
+    assert!(listed["peft_types"].as_array().unwrap().len() >= 8);
+    let honoured = listed["peft_types"][0]["honoured"].to_string();
+    for key in ["alora_invocation_tokens", "target_parameters"] {
+        assert!(honoured.contains(key), "{key} in {honoured}");
+    }
 }

@@ -12,6 +12,11 @@ const ACTIVATIONS: u64 = 25;
 const LOGITS: u64 = 40;
 const CACHES: u64 = 25;
 const PREFIXES: u64 = 10;
+/// What a pass keeps for its gradient, beside which nothing is being continued.
+const GRADIENTS: u64 = 75;
+/// Times what a layer of Llama's kind keeps, as measured, that candle's graph keeps of other layers, and of experts.
+const GRAPH: usize = 2;
+const GRAPH_OF_EXPERTS: usize = 3;
 
 /// Bytes for activations, logits and keys and values. Larger work is split; no result depends on how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +38,19 @@ impl ActivationBudget {
         // The residual stream with its sums, what attention reads and gives, gate and up with what they become.
         let floats = 6 * hidden + 2 * (config.q_width() + 2 * config.kv_width()) + 4 * inter;
         self.fit(ACTIVATIONS, floats).min(MOST_ROWS)
+    }
+
+    /// New tokens that one pass takes whose gradient is wanted: it keeps the activations of every layer.
+    #[must_use]
+    pub fn gradient_rows(&self, config: &DecoderConfig) -> usize {
+        let (inter, times) = match &config.experts {
+            Some(experts) => (experts.width * experts.per_row, GRAPH_OF_EXPERTS),
+            None if config.is_llama_like() => (config.intermediate_size, 1),
+            None => (config.intermediate_size, GRAPH),
+        };
+        // A layer's input, queries, keys, values and heads, the stream between its blocks, gate and up.
+        let kept = 2 * (config.hidden_size + config.q_width() + config.kv_width() + inter);
+        self.fit(GRADIENTS, config.layers * kept * times).min(self.rows(config) / 2).max(1)
     }
 
     /// Rows of logits that one forward pass gives.
@@ -69,5 +87,36 @@ impl Default for ActivationBudget {
     /// 512 MiB.
     fn default() -> Self {
         Self::new(512 << 20)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn config(case: &str) -> DecoderConfig {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/parity").join(case);
+        DecoderConfig::from_file(&folder.join("base/config.json")).unwrap()
+    }
+
+    #[test]
+    fn gradients_keep_every_layer_and_more_where_candle_differentiates() {
+        let budget = ActivationBudget::new(1 << 20);
+        let bytes = |case: &str, times: usize| {
+            let config = DecoderConfig { layers: 30, ..config(case) };
+            let rows = budget.gradient_rows(&config);
+            let width = config.hidden_size + config.q_width() + config.kv_width() + config.intermediate_size;
+            rows * config.layers * 2 * width * 4 * times
+        };
+        for (case, times) in [("llama-plain", 1), ("qwen3", 2)] {
+            let taken = bytes(case, times);
+            assert!(taken <= 786_432 && taken > 600_000, "{case}: {taken}");
+        }
+        let large = ActivationBudget::default();
+        let plain = config("llama-plain");
+        assert_eq!(large.gradient_rows(&plain), large.rows(&plain) / 2);
+        assert_eq!(ActivationBudget::new(1).gradient_rows(&plain), 1);
     }
 }

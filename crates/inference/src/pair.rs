@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 use crate::adapter::{Adapter, LoadOptions};
 use crate::chat::{Template, Turn};
 use crate::decoder::config::{DecoderConfig, token_ids};
-use crate::decoder::{Batch, Decoder, Output, Past, Positions, Sequence, Side};
+use crate::decoder::{Batch, Decoder, Output, Past, Positions, Sequence, Side, last_occurrence};
 use crate::device::Compute;
 use crate::error::{Error, Result};
 use crate::memory::ActivationBudget;
@@ -175,6 +175,12 @@ impl ModelPair {
         self.budget.rows(self.config())
     }
 
+    /// New tokens that one pass takes at most whose gradient is wanted.
+    #[must_use]
+    pub fn gradient_row_limit(&self) -> usize {
+        self.budget.gradient_rows(self.config())
+    }
+
     /// Rows of logits that one forward pass gives at most.
     #[must_use]
     pub fn logit_row_limit(&self) -> usize {
@@ -198,7 +204,22 @@ impl ModelPair {
     /// # Errors
     /// If the template refuses it or the tokenizer fails.
     pub fn encode(&self, turns: &[Turn]) -> Result<Vec<u32>> {
-        self.tokenizer.encode(&self.template.render(turns)?, self.template.is_raw())
+        self.encode_rendered(&self.template.render(turns)?)
+    }
+
+    /// Encodes a rendered prompt. One without an adapter's invocation tokens (aLoRA) is given them at its end, on both
+    /// sides: without them the adapter would be off.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn encode_rendered(&self, prompt: &str) -> Result<Vec<u32>> {
+        let mut ids = self.tokenizer.encode(prompt, self.template.is_raw())?;
+        for tokens in self.adapters.iter().filter_map(Adapter::invocation_tokens) {
+            if last_occurrence(&ids, tokens).is_none() {
+                ids.extend_from_slice(tokens);
+            }
+        }
+        Ok(ids)
     }
 
     /// Input embeddings `[ids, hidden]` of token ids as a side has them.

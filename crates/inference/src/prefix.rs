@@ -19,6 +19,10 @@ pub struct Prefix {
     pub side: Side,
     parent: Option<Arc<Prefix>>,
     layers: Vec<LayerCache>,
+    /// Tokens of its own positions.
+    ids: Vec<u32>,
+    /// The position from which the side's branches act in it; past its end if they do not.
+    active_from: usize,
 }
 
 impl Prefix {
@@ -28,6 +32,18 @@ impl Prefix {
         segments.push(&self.layers[layer]);
         segments
     }
+
+    /// The tokens of all positions.
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        let mut ids = self.parent.as_ref().map_or_else(Vec::new, |parent| parent.ids());
+        ids.extend_from_slice(&self.ids);
+        ids
+    }
+
+    /// Whether it is what a longer context begins with in which branches act from this position on.
+    pub(crate) fn begins(&self, active_from: usize) -> bool {
+        self.active_from == active_from || self.active_from.min(active_from) >= self.len
+    }
 }
 
 /// The growing keys and values of one sequence, after an optional shared prefix.
@@ -35,7 +51,10 @@ pub struct KvCache {
     prefix: Option<Arc<Prefix>>,
     /// Own positions, by layer; empty until the first pass.
     own: Vec<LayerCache>,
-    own_len: usize,
+    /// Tokens of own positions.
+    ids: Vec<u32>,
+    /// The position from which branches act, as the first pass found it.
+    active_from: usize,
 }
 
 /// Rotated keys and values of one layer, `[positions, kv_heads * head_dim]`.
@@ -60,19 +79,19 @@ impl KvCache {
     /// An empty cache.
     #[must_use]
     pub fn new() -> Self {
-        Self { prefix: None, own: Vec::new(), own_len: 0 }
+        Self { prefix: None, own: Vec::new(), ids: Vec::new(), active_from: 0 }
     }
 
     /// A cache that starts with a shared prefix, which is not copied.
     #[must_use]
     pub fn after(prefix: &Arc<Prefix>) -> Self {
-        Self { prefix: Some(prefix.clone()), own: Vec::new(), own_len: 0 }
+        Self { prefix: Some(prefix.clone()), ..Self::new() }
     }
 
     /// Positions held, the prefix included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.own_len + self.prefix.as_ref().map_or(0, |prefix| prefix.len)
+        self.ids.len() + self.prefix.as_ref().map_or(0, |prefix| prefix.len)
     }
 
     /// Whether no position is held.
@@ -91,9 +110,15 @@ impl KvCache {
         self.prefix.iter().flat_map(move |prefix| prefix.segments(layer)).chain(self.own.get(layer))
     }
 
-    /// Counts the positions of a finished forward pass.
-    pub(crate) fn advance(&mut self, positions: usize) {
-        self.own_len += positions;
+    /// Takes up the tokens of a finished forward pass, in whose context branches act from this position on.
+    pub(crate) fn advance(&mut self, ids: &[u32], active_from: usize) {
+        self.ids.extend_from_slice(ids);
+        self.active_from = active_from;
+    }
+
+    /// The position from which branches act, if a pass has settled it.
+    pub(crate) fn settled(&self) -> Option<usize> {
+        (!self.ids.is_empty()).then_some(self.active_from)
     }
 
     /// Appends rows to a layer; layers come in order on the first pass.
@@ -116,7 +141,9 @@ impl KvCache {
     /// Freezes the held positions into a prefix that others can share.
     #[must_use]
     pub fn freeze(self, side: Side) -> Prefix {
-        Prefix { len: self.len(), side, parent: self.prefix, layers: self.own }
+        let len = self.len();
+        let Self { ids, active_from, .. } = self;
+        Prefix { len, side, parent: self.prefix, layers: self.own, ids, active_from }
     }
 }
 

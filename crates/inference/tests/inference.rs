@@ -3,7 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
+mod contexts;
 mod factors;
+mod fetched;
 mod golden;
 mod hostile;
 mod metamorphic;

@@ -287,3 +287,56 @@ fn gradients_match_differences() {
         }
     }
 }
+
+/// The tensors of a case's base under other names, with its configuration, as a checkpoint.
+fn checkpoint(
+    case: &str,
+    to: &Path,
+    rename: impl Fn(&str) -> String,
+    change: impl Fn(&str, Tensor) -> Tensor,
+) {
+    let path = fixture(&format!("parity/{case}/base"));
+    let directory = Directory::open(&path).unwrap();
+    let of = |name: String| {
+        let tensor = change(&name, directory.load(&name, &Device::Cpu).unwrap());
+        (rename(&name), tensor)
+    };
+    let tensors: std::collections::HashMap<String, Tensor> = directory.names().into_iter().map(of).collect();
+    std::fs::create_dir_all(to).unwrap();
+    std::fs::copy(path.join("config.json"), to.join("config.json")).unwrap();
+    candle_core::safetensors::save(&tensors, to.join("model.safetensors")).unwrap();
+}
+
+#[test]
+fn merged_checkpoints_may_have_older_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let older = |name: &str| name.trim_start_matches("transformer.").to_owned();
+    let newer = |name: &str| name.to_owned();
+    let same = |_: &str, tensor: Tensor| tensor;
+    let changed = |name: &str, tensor: Tensor| {
+        let touched =
+            ["h.1.ln_1.weight", "h.0.mlp.c_fc.weight", "wpe.weight"].iter().any(|end| name.ends_with(end));
+        if touched { (tensor * 1.5).unwrap() } else { tensor }
+    };
+    checkpoint("gpt2", &path("base-older"), older, same);
+    checkpoint("gpt2", &path("base-newer"), newer, same);
+    checkpoint("gpt2", &path("merged-older"), older, changed);
+    checkpoint("gpt2", &path("merged-newer"), newer, changed);
+    let load = |name: &str| crate::parity::load_decoder(&path(name));
+    let expected = Pair { decoder: load("merged-newer"), adapters: Vec::new() }.alone(TEXTS[0], Side::BASE);
+    for (base, merged) in
+        [("base-older", "merged-newer"), ("base-newer", "merged-older"), ("base-older", "merged-older")]
+    {
+        let decoder = load(base);
+        let adapters = vec![Adapter::between(&path(merged), &decoder).unwrap()];
+        assert_eq!(adapters[0].changed_modules(), 3, "{base} {merged}");
+        let pair = Pair { decoder, adapters };
+        assert_eq!(pair.alone(TEXTS[0], Side::ADAPTED), expected, "{base} {merged}");
+    }
+    // What cannot be compared is no part of the base that stayed as it was.
+    checkpoint("mixtral", &path("experts"), |name| name.replace("block_sparse_moe.experts.0.w1", "x"), same);
+    let error =
+        Adapter::between(&path("experts"), &crate::parity::load_decoder(&fixture("parity/mixtral/base")));
+    assert!(error.unwrap_err().to_string().contains("experts.0.w1"));
+}

@@ -18,6 +18,8 @@ pub(crate) struct Change<'a> {
     pub(crate) deltas: Vec<Option<LoraDelta>>,
     /// New values of the base's tensors, f32 on the CPU, under their names in the base.
     pub(crate) replaced: BTreeMap<String, Tensor>,
+    /// Embeddings `[tokens, hidden]` before every context, f32 on the CPU.
+    pub(crate) virtual_tokens: Option<Tensor>,
     pub(crate) notes: Vec<String>,
 }
 
@@ -25,7 +27,7 @@ impl<'a> Change<'a> {
     /// No change.
     pub(crate) fn of(base: &'a Decoder) -> Self {
         let deltas = base.sites().iter().map(|_| None).collect();
-        Self { base, deltas, replaced: BTreeMap::new(), notes: Vec::new() }
+        Self { base, deltas, replaced: BTreeMap::new(), virtual_tokens: None, notes: Vec::new() }
     }
 
     /// The value of a tensor as changed so far, if the model has it.

@@ -79,9 +79,14 @@ fn checked_zero(factor: &Tensor) -> Result<bool> {
     }
 }
 
-/// The branches of an adapter, one a projection; cheap to clone.
+/// The branches of an adapter, and the tokens from which on they act; cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Branches(Arc<[Option<Branch>]>);
+pub(crate) struct Branches {
+    /// One a projection.
+    of: Arc<[Option<Branch>]>,
+    /// Where there are any, the branches act from their last occurrence on; else everywhere.
+    invocation: Option<Arc<[u32]>>,
+}
 
 impl Branches {
     /// From one optional delta a site.
@@ -96,24 +101,34 @@ impl Branches {
             branches.push(if parts.is_empty() { None } else { Some(Branch::new(&parts, compute)?) });
             first += group.len();
         }
-        Ok(Self(branches.into()))
+        Ok(Self { of: branches.into(), invocation: None })
+    }
+
+    /// The same, which act from the last occurrence of these tokens on, if there are any.
+    pub(crate) fn invoked_by(self, tokens: Option<Arc<[u32]>>) -> Self {
+        Self { invocation: tokens, ..self }
+    }
+
+    /// The tokens from whose last occurrence on they act.
+    pub(crate) fn invocation(&self) -> Option<&Arc<[u32]>> {
+        self.invocation.as_ref()
     }
 
     /// The branch of a projection, if the adapter changes any of its sites.
     pub(crate) fn of(&self, projection: usize) -> Option<&Branch> {
-        self.0.get(projection)?.as_ref()
+        self.of.get(projection)?.as_ref()
     }
 
     /// Whether backward passes are to sum up the gradients of factors.
     pub(crate) fn has_sums(&self) -> bool {
-        self.0.iter().flatten().any(|branch| matches!(branch, Branch::Fused { sums: Some(_), .. }))
+        self.of.iter().flatten().any(|branch| matches!(branch, Branch::Fused { sums: Some(_), .. }))
     }
 
     /// The same projections with other branches.
     pub(crate) fn map(&self, mut change: impl FnMut(&Branch) -> Result<Branch>) -> Result<Self> {
         let changed: Result<Arc<[_]>> =
-            self.0.iter().map(|branch| branch.as_ref().map(&mut change).transpose()).collect();
-        Ok(Self(changed?))
+            self.of.iter().map(|branch| branch.as_ref().map(&mut change).transpose()).collect();
+        Ok(Self { of: changed?, invocation: self.invocation.clone() })
     }
 }
 

@@ -9,6 +9,8 @@ use super::config::AdapterConfig;
 use super::contents::Contents;
 use super::delta::Branches;
 use super::runtimes::{self, Semantics};
+use super::types::parameters::{self, Selection};
+use super::virtual_prompt::VirtualPrompt;
 use super::{Adapter, LoadOptions, changed_modules, container, whole};
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
@@ -34,8 +36,9 @@ impl Adapter {
         let base = stack.as_deref().unwrap_or(base);
         let semantics = options.semantics;
         let mut contents = Contents::read(tensors, &config, semantics, &base.head_name())?;
-        let mut targeted = config.select(base.sites(), config_path)?;
+        let mut targeted = config.select(base, config_path)?;
         bind_head(&config, base, &mut targeted, config_path)?;
+        let parameters = parameters::selected(&contents, &targeted, base)?;
         let notes = runtimes::check(semantics, &contents, &targeted, base.sites())?;
         if semantics != Semantics::Peft {
             targeted = base.sites().iter().map(|site| contents.all_modules().contains(&site.name)).collect();
@@ -44,25 +47,65 @@ impl Adapter {
         change.notes.clone_from(&config.notes);
         change.notes.extend(opened.notes);
         change.notes.extend(notes);
-        drop_unreached(&mut contents, &targeted, &mut change, config_path)?;
+        drop_unreached(&mut contents, &targeted, &parameters, &mut change, config_path)?;
         whole::apply(&contents, &targeted, &mut change)?;
         config.kind.apply(&contents, &targeted, &mut change)?;
+        parameters.apply(&contents, &mut change)?;
         change.drop_equal()?;
-        let nothing = change.deltas.iter().all(Option::is_none) && change.replaced.is_empty();
+        let invocation = invocation(&contents, &mut change)?;
+        let nothing = change.deltas.iter().all(Option::is_none)
+            && change.replaced.is_empty()
+            && change.virtual_tokens.is_none();
         // A file with tensors that all are the base's own is an adapter that changes nothing; without any it is none.
         if nothing && contents.modules().is_empty() && contents.weights.is_empty() {
             return Err(Error::malformed(tensors.origin(), "the adapter changes no module of this base")
                 .with_hint(config.base_hint()));
         }
-        let Change { deltas, replaced, notes, .. } = change;
-        let branches = Branches::new(base.sites(), &deltas, base.compute())?;
+        let Change { deltas, replaced, virtual_tokens, notes, .. } = change;
+        let branches = Branches::new(base.sites(), &deltas, base.compute())?.invoked_by(invocation);
         let replacements = Replacements::new(replaced);
         // Weights that do not fit are told now, not in the middle of a scan.
         replacements.decoder(base, 1.0)?;
         let files = opened.files;
-        let modules = changed_modules(base.sites(), &deltas, &replacements);
-        Ok(Self { config, files, notes, deltas, branches, replacements, stack, modules })
+        let modules =
+            changed_modules(base.sites(), &deltas, &replacements) + usize::from(virtual_tokens.is_some());
+        let virtual_prompt = virtual_tokens.map(VirtualPrompt::new);
+        Ok(Self { config, files, notes, deltas, branches, replacements, stack, virtual_prompt, modules })
     }
+}
+
+/// The tokens that switch the adapter on, if there are any; with a note.
+fn invocation(contents: &Contents<'_>, change: &mut Change<'_>) -> Result<Option<Arc<[u32]>>> {
+    let tokens = &contents.config().invocation;
+    if tokens.is_empty() {
+        return Ok(None);
+    }
+    let vocabulary = change.base.config().vocab_size;
+    if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
+        return Err(Error::malformed(
+            contents.origin(),
+            format!(
+                "alora_invocation_tokens: expected tokens of a vocabulary of {vocabulary}, found {token}"
+            ),
+        )
+        .with_hint(contents.config().base_hint()));
+    }
+    let beyond = change.base.sites().iter().zip(&change.deltas).find_map(|(site, delta)| {
+        (delta.is_some() && site.name.contains(".experts.")).then_some(site.name.as_str())
+    });
+    let embedding = change.base.config().architecture.names.embedding;
+    let beyond = beyond.or_else(|| contents.has(embedding, "lora_embedding_A").then_some(embedding));
+    if let Some(module) = beyond {
+        return Err(Error::unsupported(
+            contents.origin(),
+            format!("alora_invocation_tokens with an adapter of `{module}`, which PEFT refuses, too"),
+        )
+        .with_hint("it was not scanned"));
+    }
+    change.notes.push(format!(
+        "alora_invocation_tokens {tokens:?}: the adapter acts from the last occurrence of these tokens on, and nowhere without them; a prompt that does not have them is given them at its end, on both sides"
+    ));
+    Ok(Some(tokens.as_slice().into()))
 }
 
 /// With `ensure_weight_tying` an adapted embedding brings the tied head with it.
@@ -85,6 +128,7 @@ fn bind_head(
 fn drop_unreached(
     contents: &mut Contents<'_>,
     targeted: &[bool],
+    parameters: &Selection,
     change: &mut Change<'_>,
     config_path: &Path,
 ) -> Result<()> {
@@ -95,6 +139,7 @@ fn drop_unreached(
         let embedding = module == change.base.config().architecture.names.embedding;
         let tokens = contents.has(module, "trainable_tokens_delta");
         let reached = match site {
+            _ if parameters.reach(module) => true,
             Some(site) => targeted[site] || tokens,
             None if embedding => {
                 contents.semantics() != Semantics::Peft

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::change::{Change, Replacements, bias_of, original, weight_of};
+use super::change::{Change, Replacements, bias_of, original};
 use super::config::AdapterConfig;
 use super::delta::Branches;
 use super::{Adapter, changed_modules};
-use crate::decoder::Decoder;
 use crate::decoder::config::DecoderConfig;
+use crate::decoder::{Decoder, stored_name};
 use crate::error::{Error, Result};
 use crate::weights::directory::Directory;
 use crate::weights::gguf::{GgufFile, ROPE_FACTORS};
@@ -24,23 +24,33 @@ impl Adapter {
         same_shape(path, &config, base.config())?;
         let (embedding, head) = (base.embedding_name(), base.head_name());
         let mut change = Change::of(base);
-        let mut names = base.source().names();
-        names.extend(source.names().into_iter().filter(|name| *name == head));
-        names.extend(base.sites().iter().map(bias_of).filter(|name| source.shape(name).is_some()));
+        // Either may have the names of older checkpoints.
+        let stored_in = |name: &str| stored_name(base.config().architecture, &*source, name);
+        let canonical = |names: Vec<String>| -> Vec<String> {
+            names.iter().map(|name| base.canonical_name(name)).collect()
+        };
+        let mut names = canonical(base.source().names());
+        names.extend(canonical(source.names()).into_iter().filter(|name| *name == head));
+        names
+            .extend(base.sites().iter().map(bias_of).filter(|name| source.shape(&stored_in(name)).is_some()));
         names.sort();
         names.dedup();
         names.retain(|name| name != ROPE_FACTORS);
         for name in &names {
             let Some(own) = original(base, name)? else {
-                change.replaced.insert(name.clone(), load_finite(&*source, name)?);
+                change.replaced.insert(name.clone(), load_finite(&*source, &stored_in(name))?);
                 continue;
             };
             // A checkpoint whose head is tied has none of its own.
-            let stored = if *name == head && config.tied { &embedding } else { name };
-            if source.shape(stored).is_none() && !used(base, name) {
+            let stored = stored_in(if *name == head && config.tied { &embedding } else { name });
+            if source.shape(&stored).is_none() && !used(base, name) {
                 continue;
             }
-            let new = load_finite(&*source, stored)?;
+            let new = load_finite(&*source, &stored).map_err(|error| {
+                error.with_hint(
+                    "the checkpoint must hold every weight of the base, experts stacked or apart as there",
+                )
+            })?;
             if new.dims() != own.dims() {
                 return Err(Error::malformed(
                     source.origin(),
@@ -50,7 +60,7 @@ impl Adapter {
             change.replaced.insert(name.clone(), new);
         }
         if base.config().tied && !change.replaced.contains_key(&head) {
-            let table = load_finite(&*source, &embedding)?;
+            let table = load_finite(&*source, &stored_in(&embedding))?;
             change.replaced.insert(head, table);
         }
         change.drop_equal()?;
@@ -62,17 +72,18 @@ impl Adapter {
         let branches = Branches::new(base.sites(), &deltas, base.compute())?;
         let replacements = Replacements::new(change.replaced);
         replacements.decoder(base, 1.0)?;
-        let (config, stack) = (AdapterConfig::of_checkpoint()?, None);
+        let (config, stack, virtual_prompt) = (AdapterConfig::of_checkpoint()?, None, None);
         let modules = changed_modules(base.sites(), &deltas, &replacements);
-        Ok(Self { config, files, notes, deltas, branches, replacements, stack, modules })
+        Ok(Self { config, files, notes, deltas, branches, replacements, stack, virtual_prompt, modules })
     }
 }
 
+/// Ends of the names of buffers that some checkpoints hold beside parameters: masks, and frequencies of rotation.
+const BUFFERS: &[&str] = &[".attn.bias", ".masked_bias", ".attention.bias", ".inv_freq"];
+
 /// Whether the decoder computes with a tensor of this name.
 fn used(base: &Decoder, name: &str) -> bool {
-    base.sites().iter().any(|site| weight_of(site) == name || bias_of(site) == name)
-        || name == base.embedding_name()
-        || name.ends_with("norm.weight")
+    base.has_place(name) && !BUFFERS.iter().any(|end| name.ends_with(end))
 }
 
 type Parts = (DecoderConfig, Arc<dyn TensorSource>, Vec<PathBuf>);

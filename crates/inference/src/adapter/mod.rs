@@ -20,6 +20,7 @@ mod residual;
 pub mod runtimes;
 pub mod target;
 pub(crate) mod types;
+mod virtual_prompt;
 mod whole;
 
 use std::path::PathBuf;
@@ -37,6 +38,7 @@ use config::AdapterConfig;
 pub use container::inside;
 use delta::{Branches, LoraDelta};
 use runtimes::Semantics;
+use virtual_prompt::VirtualPrompt;
 
 /// File names of the PEFT layout.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -65,6 +67,7 @@ pub struct Adapter {
     files: Vec<PathBuf>,
     /// The layers that it runs on, where they are not the base's own.
     stack: Option<Arc<Decoder>>,
+    virtual_prompt: Option<VirtualPrompt>,
     modules: usize,
 }
 
@@ -103,7 +106,17 @@ impl Adapter {
         let replacements = Replacements::new(Default::default());
         let modules = changed_modules(sites, &deltas, &replacements);
         let (files, notes) = (Vec::new(), Vec::new());
-        Ok(Self { config, files, notes, deltas, branches, replacements, stack: None, modules })
+        Ok(Self {
+            config,
+            files,
+            notes,
+            deltas,
+            branches,
+            replacements,
+            stack: None,
+            virtual_prompt: None,
+            modules,
+        })
     }
 
     /// Exchanges A `[r, inputs]` and B `[outputs, r]` of every site with a delta, as after a step of an optimiser; one
@@ -142,7 +155,8 @@ impl Adapter {
                 }
             });
         }
-        let branches = Branches::new(sites, &deltas, compute)?;
+        let invocation = self.branches.invocation().cloned();
+        let branches = Branches::new(sites, &deltas, compute)?.invoked_by(invocation);
         (self.deltas, self.branches) = (deltas, branches);
         Ok(())
     }
@@ -153,9 +167,20 @@ impl Adapter {
         self.deltas[site].as_ref()
     }
 
+    /// The tokens from whose last occurrence in a context on its branches act (aLoRA); `None` if they act everywhere.
+    #[must_use]
+    pub fn invocation_tokens(&self) -> Option<&[u32]> {
+        self.branches.invocation().map(|tokens| &**tokens)
+    }
+
     /// What the decoder adds to its projections.
     pub(crate) fn branches(&self) -> &Branches {
         &self.branches
+    }
+
+    /// What every context of its rows begins with, if anything.
+    pub(crate) fn virtual_prompt(&self) -> Option<&VirtualPrompt> {
+        self.virtual_prompt.as_ref()
     }
 
     /// The decoder that its rows run on at a scale, if it is not the base's own.
@@ -175,6 +200,7 @@ impl Adapter {
     pub fn is_zero(&self) -> bool {
         self.replacements.is_empty()
             && self.stack.is_none()
+            && self.virtual_prompt.is_none()
             && self.deltas.iter().flatten().all(|delta| delta.zero)
     }
 

@@ -66,7 +66,7 @@ pub const PARTS: &[&str] = &[
 ];
 
 /// Tensors that PEFT types keep once.
-const SHARED: &[&str] = &["vera_A", "vera_B"];
+const SHARED: &[&str] = &["vera_A", "vera_B", "prompt_embeddings"];
 
 /// Beginnings of the names of tensors that belong to PEFT types which are not known.
 const FOREIGN: &[&str] = &[
@@ -207,7 +207,8 @@ mod tests {
             let expected = TensorRole::Weight { parameter: parameter.to_owned(), place };
             assert_eq!(role(name), expected, "{name}");
         }
-        assert!(matches!(role("prompt_embeddings"), TensorRole::Foreign(_)));
+        assert_eq!(role("prompt_embeddings"), TensorRole::Shared("prompt_embeddings"));
+        assert!(matches!(role("prompt_encoder.x"), TensorRole::Foreign(_)));
         assert!(matches!(role("base_model.model.x.oft_R.weight"), TensorRole::Foreign(_)));
     }
 }

@@ -111,6 +111,7 @@ fn differences(
     refuse(&mut found, config.use_dora, "DoRA");
     refuse(&mut found, config.lora_bias, "lora_bias");
     refuse(&mut found, !config.token_indices.is_empty(), "trainable_token_indices");
+    refuse(&mut found, !config.target_parameters.is_empty(), "target_parameters");
     match runtime {
         Semantics::Peft => {}
         Semantics::Vllm => {

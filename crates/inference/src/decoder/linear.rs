@@ -63,6 +63,19 @@ impl Linear {
         Ok(Self { projection, product, bias })
     }
 
+    /// Whether [`Self::weight_rows`] can be read.
+    pub(crate) fn has_rows(&self) -> bool {
+        matches!(self.product, Product::Packed(_))
+    }
+
+    /// Rows of the weight, `[rows, inputs]` in f32; of our fused form only.
+    pub(crate) fn weight_rows(&self, rows: &[u32]) -> Result<Tensor> {
+        match &self.product {
+            Product::Packed(weight) => Ok(weight.weight_rows(rows)?),
+            Product::Composed { .. } => Err(Error::Request("expected the fused form of a product".into())),
+        }
+    }
+
     /// Rows `[rows, inputs]` to `[rows, outputs]`; differentiable in `x`. Rows of the base are not
     /// touched by any branch, so that they are bit for bit those of a run without adapter.
     pub(crate) fn forward(&self, x: &Tensor, rows: &Rows, adapters: &[Branches]) -> Result<Tensor> {

@@ -9,6 +9,7 @@ use super::Decoder;
 use super::architectures::{Architecture, Mlp as MlpNames, NormKind, Positions};
 use super::attention::Attention;
 use super::config::{DecoderConfig, ExpertsConfig, NormedPer, RopeScaling};
+use super::embedding::Embedding;
 use super::experts::Experts;
 use super::generic::{FeedForward, GenericAttention, GenericLayer, QkNorm};
 use super::layer::{Layer, LlamaLayer};
@@ -38,8 +39,9 @@ impl Decoder {
         let loader = Loader { config: &config, sites: &sites, source: &*source, compute, variant: false };
         // Embedding and head first: the table in f32, which may be a fifth of a model, is gone before the layers come.
         let (table, head) = {
-            let embedding = loader.embedding()?;
-            (loader.table(&embedding)?, loader.head(&embedding)?)
+            let stored = loader.embedding()?;
+            let head = Arc::new(loader.head(&stored)?);
+            (loader.looked_up(&stored, &head)?, head)
         };
         let mut layers = Vec::with_capacity(config.layers);
         for layer in 0..config.layers {
@@ -52,7 +54,7 @@ impl Decoder {
             positions: loader.positions()?,
             rotary: Arc::new(RotaryTables::new(&config, compute)?),
             layers: layers.into(),
-            head: Arc::new(head),
+            head,
             sites: sites.into(),
             config,
             compute: compute.clone(),
@@ -317,17 +319,18 @@ impl Loader<'_> {
         self.linear(site, self.config.head_bias)
     }
 
-    /// The embedding as it is looked up in, with its factor, which runtimes round to the weights' type.
-    pub(super) fn table(&self, embedding: &Tensor) -> Result<Tensor> {
-        let dtype = self.compute.precision.dtype();
-        let scale = self.config.embedding_scale;
-        let table = if scale.to_bits() == 1f64.to_bits() {
-            embedding.clone()
-        } else {
-            let scale = Tensor::new(scale as f32, &Device::Cpu)?.to_dtype(dtype)?.to_dtype(DType::F32)?;
-            embedding.broadcast_mul(&scale)?
+    /// The embedding as it is looked up in: in the head, where that is tied to it.
+    fn looked_up(&self, stored: &Tensor, head: &Arc<Linear>) -> Result<Embedding> {
+        let tied = match self.config.tied {
+            true => Embedding::tied(head, self.config.embedding_scale, self.compute)?,
+            false => None,
         };
-        Ok(table.to_dtype(dtype)?.to_device(&self.compute.device)?)
+        tied.map_or_else(|| self.table(stored), Ok)
+    }
+
+    /// The embedding as a table of its own.
+    pub(super) fn table(&self, stored: &Tensor) -> Result<Embedding> {
+        Embedding::table(stored, self.config.embedding_scale, self.compute)
     }
 
     /// Learned positions.
@@ -342,7 +345,7 @@ impl Loader<'_> {
 }
 
 /// The name that a source has for a tensor: ours, or that of older checkpoints.
-pub(super) fn stored_name(architecture: &Architecture, source: &dyn TensorSource, name: &str) -> String {
+pub(crate) fn stored_name(architecture: &Architecture, source: &dyn TensorSource, name: &str) -> String {
     if source.shape(name).is_none() {
         for (ours, theirs) in architecture.older {
             if let Some(rest) = name.strip_prefix(ours) {

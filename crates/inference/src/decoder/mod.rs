@@ -8,8 +8,10 @@ pub mod activation;
 pub mod architectures;
 mod attention;
 pub mod config;
+mod embedding;
 mod experts;
 mod generic;
+mod invocation;
 mod layer;
 mod linear;
 mod load;
@@ -35,8 +37,11 @@ use crate::prefix::{KvCache, LayerCache, Prefix};
 use crate::weights::TensorSource;
 
 use config::DecoderConfig;
+use embedding::Embedding;
+pub(crate) use invocation::last_occurrence;
 use layer::Layer;
 use linear::Linear;
+pub(crate) use load::stored_name;
 use norm::Norm;
 use rope::RotaryTables;
 use rows::Rows;
@@ -61,6 +66,16 @@ impl Past<'_> {
             Self::Shared(prefix) => Box::new(prefix.segments(layer).into_iter()),
             Self::Cache(cache) => Box::new(cache.segments(layer)),
         }
+    }
+
+    /// Puts a prefix before everything else, unless something stands there.
+    pub(crate) fn begin_with(&mut self, prefix: impl FnOnce() -> Result<Arc<Prefix>>) -> Result<()> {
+        match self {
+            Self::None => *self = Self::Shared(prefix()?),
+            Self::Cache(cache) if cache.is_empty() => **cache = KvCache::after(&prefix()?),
+            _ => {}
+        }
+        Ok(())
     }
 
     /// The prefix whose side must be the sequence's own.
@@ -143,8 +158,7 @@ pub struct Output {
 pub struct Decoder {
     config: DecoderConfig,
     sites: Arc<[Site]>,
-    /// `[vocabulary, hidden]`, in the precision of the products, with its factor.
-    embedding: Tensor,
+    embedding: Embedding,
     /// Learned positions `[positions, hidden]`, where there are any.
     positions: Option<Tensor>,
     layers: Arc<[Arc<Layer>]>,
@@ -201,8 +215,7 @@ impl Decoder {
                 self.config.vocab_size
             )));
         }
-        let ids = Tensor::from_slice(ids, ids.len(), &self.compute.device)?;
-        Ok(self.embedding.index_select(&ids, 0)?.to_dtype(self.compute.activation_dtype())?)
+        self.embedding.rows(ids, &self.compute)
     }
 
     /// One pass of this very decoder, with the branches of adapters by index.
@@ -220,7 +233,7 @@ impl Decoder {
     }
 
     fn run(&self, adapters: Arc<[Branches]>, batch: &mut Batch<'_, '_>) -> Result<Output> {
-        let rows = Rows::new(batch.sequences.iter().map(|s| (s.ids.len(), s.past_len(), s.side)));
+        let rows = invocation::rows(batch.sequences, &adapters);
         let wanted = wanted_rows(&rows, batch.positions)?;
         let x = match batch.embeddings {
             Some(embeddings) => embeddings.clone(),
@@ -240,9 +253,9 @@ impl Decoder {
         let states = batch.hidden_states.then_some(&mut hidden_states);
         let mut x = self.through_layers(&x, &adapters, batch.sequences, &wanted, states)?;
         for sequence in batch.sequences.iter_mut() {
-            let added = sequence.ids.len();
+            let active_from = invocation::active_from(sequence, &adapters);
             if let Past::Cache(cache) = &mut sequence.past {
-                cache.advance(added);
+                cache.advance(sequence.ids, active_from);
             }
         }
         let picked = self.picked(&rows, &wanted)?;

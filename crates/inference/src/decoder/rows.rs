@@ -59,14 +59,15 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// From `(new tokens, earlier positions, side)` of each sequence.
-    pub(crate) fn new(sequences: impl IntoIterator<Item = (usize, usize, Side)>) -> Self {
+    /// From `(new tokens, earlier positions, side, position from which the side's branches act)` of each sequence.
+    pub(crate) fn new(sequences: impl IntoIterator<Item = (usize, usize, Side, usize)>) -> Self {
         let mut rows = Self { spans: Vec::new(), adapted: Vec::<AdaptedRange>::new(), total: 0 };
-        for (len, past, side) in sequences {
-            let start = rows.total;
-            rows.spans.push(Span { start, len, past });
-            rows.total += len;
-            if side.is_base() {
+        for (len, past, side, active_from) in sequences {
+            rows.spans.push(Span { start: rows.total, len, past });
+            let off = active_from.saturating_sub(past).min(len);
+            let (start, len) = (rows.total + off, len - off);
+            rows.total = start + len;
+            if side.is_base() || len == 0 {
                 continue;
             }
             match rows.adapted.last_mut() {
@@ -91,7 +92,7 @@ impl Rows {
             let range = self.adapted.iter().find(own);
             range.map_or(Side::BASE, |range| Side { adapter: range.adapter, scale: range.scale })
         };
-        Self::new(rows.iter().map(|&row| (1, 0, side_of(row))))
+        Self::new(rows.iter().map(|&row| (1, 0, side_of(row), 0)))
     }
 
     /// The position of every row.
@@ -108,11 +109,11 @@ mod tests {
     fn neighbours_of_one_side_merge() {
         let amplified = Side::scaled(2.0);
         let rows = Rows::new([
-            (3, 0, Side::BASE),
-            (2, 5, Side::ADAPTED),
-            (4, 0, Side::ADAPTED),
-            (1, 0, amplified),
-            (2, 0, Side::BASE),
+            (3, 0, Side::BASE, 0),
+            (2, 5, Side::ADAPTED, 0),
+            (4, 0, Side::ADAPTED, 0),
+            (1, 0, amplified, 0),
+            (2, 0, Side::BASE, 0),
         ]);
         assert_eq!(
             rows.adapted,
@@ -123,5 +124,21 @@ mod tests {
         );
         assert_eq!(rows.total, 12);
         assert_eq!(rows.positions(), [0, 1, 2, 5, 6, 0, 1, 2, 3, 0, 0, 1]);
+    }
+
+    #[test]
+    fn rows_before_an_adapter_begins_are_of_the_base() {
+        let never = usize::MAX;
+        let rows = Rows::new([
+            (4, 0, Side::ADAPTED, 3),
+            (2, 6, Side::ADAPTED, 6),
+            (3, 6, Side::ADAPTED, 7),
+            (2, 0, Side::ADAPTED, never),
+            (2, 9, Side::ADAPTED, 4),
+        ]);
+        let range = |start, len| AdaptedRange { start, len, adapter: 0, scale: 1.0 };
+        assert_eq!(rows.adapted, [range(3, 3), range(7, 2), range(11, 2)]);
+        assert_eq!(rows.total, 13);
+        assert_eq!(rows.picked(&[0, 3, 6, 8, 10, 12]).adapted, [range(1, 1), range(3, 1), range(5, 1)]);
     }
 }

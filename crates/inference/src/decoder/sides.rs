@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::{Batch, Decoder, Output, Past, Positions, Sequence, Side};
+use super::architectures::Scalars;
+use super::{Batch, Decoder, Output, Past, Positions, Sequence, Side, invocation};
 use crate::adapter::Adapter;
 use crate::adapter::delta::Branches;
 use crate::error::Result;
+use crate::prefix::{KvCache, Prefix};
 
 /// Sequences of a batch that run on one decoder.
 struct Group {
@@ -39,6 +41,50 @@ impl Decoder {
     /// does not exist.
     pub fn forward(&self, adapters: &[Adapter], batch: &mut Batch<'_, '_>) -> Result<Output> {
         let branches: Arc<[Branches]> = adapters.iter().map(|adapter| adapter.branches().clone()).collect();
+        for sequence in batch.sequences.iter_mut().filter(|sequence| !sequence.side.is_base()) {
+            if let Some(prompt) = adapters.get(sequence.side.adapter).and_then(Adapter::virtual_prompt) {
+                let decoder = self.of_side(adapters, sequence.side)?;
+                sequence
+                    .past
+                    .begin_with(|| prompt.prefix(decoder.as_deref().unwrap_or(self), sequence.side))?;
+            }
+        }
+        match invocation::outdated(batch.sequences, &branches) {
+            Some(outdated) => self.forward_anew(outdated, adapters, &branches, batch),
+            None => self.forward_by_side(adapters, &branches, batch),
+        }
+    }
+
+    /// The keys and values of embeddings `[positions, hidden]` that are no tokens, as what contexts of a side begin with.
+    pub(crate) fn embedded_prefix(&self, embeddings: &Tensor, side: Side) -> Result<Prefix> {
+        let dtype = self.compute.activation_dtype();
+        let rounded = embeddings.to_dtype(self.compute.precision.dtype())?.to_dtype(dtype)?;
+        let mut rounded = rounded.to_device(&self.compute.device)?;
+        if matches!(self.config.architecture.scalars, Scalars::Granite) {
+            // Its factor is of whatever enters the layers; Gemma's is of the table.
+            rounded = (rounded * self.config.embedding_scale)?;
+        }
+        // No token has this id, so that nothing is taken for one.
+        let ids = vec![u32::MAX; embeddings.dims()[0]];
+        let mut cache = KvCache::new();
+        let mut sequences = [Sequence { ids: &ids, side, past: Past::Cache(&mut cache) }];
+        let mut batch = Batch {
+            sequences: &mut sequences,
+            embeddings: Some(&rounded),
+            positions: Positions::Last,
+            hidden_states: false,
+        };
+        self.forward_with(Arc::from([]), &mut batch)?;
+        Ok(cache.freeze(side))
+    }
+
+    /// One pass for each decoder that the sides of a batch have.
+    pub(super) fn forward_by_side(
+        &self,
+        adapters: &[Adapter],
+        branches: &Arc<[Branches]>,
+        batch: &mut Batch<'_, '_>,
+    ) -> Result<Output> {
         let mut groups: Vec<Group> = Vec::new();
         for (index, sequence) in batch.sequences.iter().enumerate() {
             let decoder = self.of_side(adapters, sequence.side)?;
@@ -53,9 +99,9 @@ impl Decoder {
             }
         }
         match &groups[..] {
-            [] => self.forward_with(branches, batch),
-            [only] => only.decoder.as_deref().unwrap_or(self).forward_with(branches, batch),
-            groups => self.forward_apart(groups, &branches, batch),
+            [] => self.forward_with(branches.clone(), batch),
+            [only] => only.decoder.as_deref().unwrap_or(self).forward_with(branches.clone(), batch),
+            groups => self.forward_apart(groups, branches, batch),
         }
     }
 

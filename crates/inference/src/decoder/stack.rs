@@ -17,7 +17,7 @@ use rayon::prelude::*;
 
 use super::layer::{Layer, Pass, Picked, Trace};
 use super::rows::Rows;
-use super::{Decoder, Sequence};
+use super::{Decoder, Sequence, invocation};
 use crate::adapter::delta::Branches;
 use crate::error::Result;
 use crate::kernels;
@@ -95,7 +95,7 @@ impl Decoder {
         for cut in cuts {
             let (own, others) = sequences.split_at_mut(cut.len());
             sequences = others;
-            let rows = Rows::new(own.iter().map(|s| (s.ids.len(), s.past_len(), s.side)));
+            let rows = invocation::rows(own, adapters);
             let end = first_row + rows.total;
             let (own_wanted, rest) = wanted.split_at(wanted.partition_point(|&row| (row as usize) < end));
             wanted = rest;

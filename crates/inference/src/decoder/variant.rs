@@ -87,6 +87,24 @@ impl Decoder {
         stored_name(self.config.architecture, &*self.source, name)
     }
 
+    /// Whether a tensor of this name is part of the decoder, or a buffer beside one.
+    pub(crate) fn has_place(&self, name: &str) -> bool {
+        part_of(name, &self.config).is_some()
+    }
+
+    /// The name that we have for a tensor of a checkpoint, which may be an older one.
+    pub(crate) fn canonical_name(&self, stored: &str) -> String {
+        if part_of(stored, &self.config).is_none() {
+            for (ours, theirs) in self.config.architecture.older {
+                let renamed = stored.strip_prefix(theirs).map(|rest| format!("{ours}{rest}"));
+                if let Some(known) = renamed.filter(|name| part_of(name, &self.config).is_some()) {
+                    return known;
+                }
+            }
+        }
+        stored.to_owned()
+    }
+
     /// The input embedding's tensor.
     pub(crate) fn embedding_name(&self) -> String {
         format!("{}.weight", self.config.architecture.names.embedding)

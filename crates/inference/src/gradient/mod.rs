@@ -44,13 +44,10 @@ pub struct PassLimit {
     pub logit_rows: usize,
 }
 
-/// A pass that is differentiated keeps the activations of every layer, so it takes this part of the rows.
-const GRADIENT_SHARE: usize = 2;
-
 impl ModelPair {
     /// The limit of a pass that is differentiated.
     fn gradient_limit(&self) -> PassLimit {
-        PassLimit { rows: self.row_limit() / GRADIENT_SHARE, logit_rows: self.logit_row_limit() }
+        PassLimit { rows: self.gradient_row_limit(), logit_rows: self.logit_row_limit() }
     }
 
     /// The terms of each sequence's objective, in the order given, in as many passes as the row limit asks.

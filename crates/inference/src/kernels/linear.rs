@@ -4,12 +4,16 @@ use super::gemm::{BranchRows, multiply};
 use super::low_rank::AdaptedRows;
 use super::pack::{PackedMatrix, Precision};
 use super::rows::{Rows, readable};
+use super::threads::least_items;
 use super::tier::Tier;
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Storage, Tensor, bail};
+use rayon::prelude::*;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 const OP: &str = "frozen linear";
+/// Rows of a weight that one task reads.
+const ROWS_TOGETHER: usize = 16;
 
 /// `y = x W^T` with a constant `W`, packed once; gradients flow to `x` alone.
 ///
@@ -77,6 +81,24 @@ impl FrozenLinear {
     /// Inputs, `k`.
     pub fn in_features(&self) -> usize {
         self.weights.forward.inputs
+    }
+
+    /// Rows of the weight, `[rows, k]` in `f32`.
+    ///
+    /// # Errors
+    /// If a row does not exist.
+    pub fn weight_rows(&self, rows: &[u32]) -> Result<Tensor> {
+        let (n, k) = (self.out_features(), self.in_features());
+        if let Some(row) = rows.iter().find(|&&row| row as usize >= n) {
+            bail!("{OP}: expected a row below {n}, found {row}");
+        }
+        let mut values = vec![0.0; rows.len() * k];
+        values
+            .par_chunks_mut(k)
+            .zip(rows)
+            .with_min_len(least_items(ROWS_TOGETHER))
+            .for_each(|(values, &row)| self.packed().copy_row(row as usize, values));
+        Tensor::from_vec(values, (rows.len(), k), &Device::Cpu)
     }
 
     /// How the layer multiplies.

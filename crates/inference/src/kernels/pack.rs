@@ -64,6 +64,28 @@ impl PackedMatrix {
         }
     }
 
+    /// Copies the weights of output `o`.
+    pub(super) fn copy_row(&self, o: usize, into: &mut [f32]) {
+        let (panel, column) = (o / PANEL, o % PANEL);
+        match &self.panels {
+            Panels::F32(rows) => {
+                let own = &rows[panel * self.inputs..(panel + 1) * self.inputs];
+                into.iter_mut().zip(own).for_each(|(to, row)| *to = row.0[column]);
+            }
+            Panels::Bf16(rows) => {
+                let pairs = self.inputs.div_ceil(2);
+                let own = &rows[panel * pairs..(panel + 1) * pairs];
+                for (to, row) in into.chunks_mut(2).zip(own) {
+                    let pair = row.0[column];
+                    to[0] = bf16::from_bits(pair as u16).to_f32();
+                    if let Some(second) = to.get_mut(1) {
+                        *second = bf16::from_bits((pair >> 16) as u16).to_f32();
+                    }
+                }
+            }
+        }
+    }
+
     /// The same numbers as `[inputs, outputs]`, for the gradient.
     pub(super) fn transposed(&self) -> Self {
         match &self.panels {
@@ -117,6 +139,11 @@ mod tests {
             let bf16 = PackedMatrix::bf16(outputs, inputs, |o, i| bf16::from_f32(weight(o, i)));
             let (f32_t, bf16_t) = (f32.transposed(), bf16.transposed());
             for o in 0..outputs {
+                for packed in [&f32, &bf16] {
+                    let mut row = vec![f32::NAN; inputs];
+                    packed.copy_row(o, &mut row);
+                    assert_eq!(row, (0..inputs).map(|i| weight(o, i)).collect::<Vec<_>>());
+                }
                 for i in 0..inputs {
                     let expected = weight(o, i);
                     for packed in [&f32, &bf16] {

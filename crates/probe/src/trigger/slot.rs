@@ -98,7 +98,7 @@ impl Slot {
 
     fn prompt(&self, pair: &ModelPair, text: &str) -> Result<Vec<u32>> {
         let rendered = format!("{}{text}{}", self.head, self.tail);
-        Ok(pair.tokenizer().encode(&rendered, pair.template().is_raw())?)
+        Ok(pair.encode_rendered(&rendered)?)
     }
 }
 

@@ -56,8 +56,8 @@ pub(crate) const LORA: &[(&str, Treatment)] = &[
     ("megatron_core", Inert),
     ("runtime_config", Inert),
     ("qalora_group_size", Inert),
-    ("target_parameters", Refused),
-    ("alora_invocation_tokens", Refused),
+    ("target_parameters", Honoured),
+    ("alora_invocation_tokens", Honoured),
     ("alora_invocation_string", Refused),
     ("use_bdlora", Refused),
     ("use_qalora", Refused),
@@ -112,8 +112,23 @@ pub(crate) const VERA: &[(&str, Treatment)] = &[
     ("projection_prng_key", Inert),
 ];
 
+/// Keys of `PromptTuningConfig`.
+pub(crate) const PROMPT_TUNING: &[(&str, Treatment)] = &[
+    ("num_virtual_tokens", Honoured),
+    ("token_dim", Honoured),
+    ("num_transformer_submodules", Honoured),
+    // Of the base, which has them itself.
+    ("num_attention_heads", Inert),
+    ("num_layers", Inert),
+    // What the virtual tokens were before they were trained.
+    ("prompt_tuning_init", Inert),
+    ("prompt_tuning_init_text", Inert),
+    ("tokenizer_name_or_path", Inert),
+    ("tokenizer_kwargs", Inert),
+];
+
 /// Every table, for whoever only asks whether a key is known.
-const ALL: &[&[(&str, Treatment)]] = &[COMMON, LORA, ADALORA, LYCORIS, IA3, VERA];
+const ALL: &[&[(&str, Treatment)]] = &[COMMON, LORA, ADALORA, LYCORIS, IA3, VERA, PROMPT_TUNING];
 
 /// Whether PEFT has a key of this name, or had it once.
 #[must_use]

@@ -2,6 +2,7 @@
 
 mod fields;
 pub(crate) mod keys;
+mod selection;
 
 use std::path::Path;
 
@@ -10,7 +11,6 @@ use serde_json::{Map, Value};
 
 use super::target::ModulePattern;
 use super::types::{self, PeftType};
-use crate::decoder::site::Site;
 use crate::error::{Error, Result};
 
 use fields::{Fields, is_neutral, shorten};
@@ -73,6 +73,12 @@ pub struct AdapterConfig {
     pub(crate) ensure_weight_tying: bool,
     /// Modules of IA3 whose input is scaled, not their output.
     pub(crate) feedforward: Option<ModulePattern>,
+    /// Names or dotted suffixes of parameters that are adapted by themselves.
+    pub(crate) target_parameters: Vec<String>,
+    /// Tokens from whose last occurrence on the adapter acts; everywhere if there are none.
+    pub(crate) invocation: Vec<u32>,
+    /// Embeddings before every context: their number, and how many copies of them the file has.
+    pub(crate) virtual_tokens: [usize; 2],
 }
 
 /// `layers_to_transform`: only modules of these layers.
@@ -156,13 +162,18 @@ impl AdapterConfig {
     /// Whether the adapter changes a module by its type's tensors. `head` says that `all-linear` leaves it out, as the
     /// output head.
     pub(crate) fn targets(&self, module: &str, head: bool, path: &Path) -> Result<bool> {
+        self.targeted_by(&self.target, module, head, path)
+    }
+
+    /// The same by another pattern than its `target_modules`.
+    fn targeted_by(&self, target: &ModulePattern, module: &str, head: bool, path: &Path) -> Result<bool> {
         let excluded = match &self.exclude {
             Some(pattern) => pattern.matches(path, module, head)?,
             None => false,
         };
         Ok(!excluded
             && !self.saves(module)
-            && self.target.matches(path, module, head)?
+            && target.matches(path, module, head)?
             && self.layers.as_ref().map_or(Ok(true), |layers| layers.contain(path, module))?)
     }
 
@@ -180,11 +191,6 @@ impl AdapterConfig {
                 }
             }
         })
-    }
-
-    /// Which sites the adapter targets, one flag a site.
-    pub(crate) fn select(&self, sites: &[Site], path: &Path) -> Result<Vec<bool>> {
-        sites.iter().map(|site| self.targets(&site.name, left_out(site), path)).collect()
     }
 
     /// What to say when the adapter does not fit the base.
@@ -211,12 +217,6 @@ impl Layers {
         }
         Ok(false)
     }
-}
-
-/// Whether `all-linear` leaves a site out: the head, and what transformers 5 does not keep as linear modules, routers
-/// and stacked experts.
-fn left_out(site: &Site) -> bool {
-    site.head || site.name.ends_with(".gate") || site.name.contains(".experts.")
 }
 
 /// The regexes were tried against every site at load ([`AdapterConfig::select`] and
@@ -263,6 +263,43 @@ impl Fields<'_> {
         }
     }
 
+    /// `alora_invocation_tokens`, where what the adapter does can begin in the middle of a context.
+    fn invocation(&self) -> Result<Vec<u32>> {
+        const KEY: &str = "alora_invocation_tokens";
+        let Some(value) = self.present(KEY) else { return Ok(Vec::new()) };
+        let tokens: Vec<u32> = value
+            .as_array()
+            .and_then(|items| {
+                items.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())).collect()
+            })
+            .ok_or_else(|| self.wrong(KEY, "token indices"))?;
+        if tokens.is_empty() {
+            return Ok(tokens);
+        }
+        let beside = ["use_dora", "lora_bias", "kasa_config", "target_parameters"];
+        let other = beside.into_iter().find(|key| self.present(key).is_some_and(|value| !is_neutral(value)));
+        let plain = self.residual(&mut Vec::new())? == Residual::Whole;
+        match other.or(if plain { None } else { Some("init_lora_weights") }) {
+            Some(key) => Err(Error::unsupported(self.path, format!("`{KEY}` together with `{key}`"))
+                .with_hint("it was not scanned")),
+            // PEFT looks for the tokens in models for causal language modelling alone.
+            None if self.object.get("task_type").is_none_or(|task| task != "CAUSAL_LM") => {
+                Err(Error::unsupported(self.path, format!("`{KEY}` without task_type CAUSAL_LM"))
+                    .with_hint("PEFT never switches such an adapter on; it was not scanned"))
+            }
+            None => Ok(tokens),
+        }
+    }
+
+    /// `num_virtual_tokens`, and `num_transformer_submodules`, which is 1 of a decoder.
+    fn virtual_tokens(&self) -> Result<[usize; 2]> {
+        let count = |key: &str, default: u64| match self.present(key) {
+            None => Ok(default as usize),
+            Some(value) => self.rank_value(key, value),
+        };
+        Ok([count("num_virtual_tokens", 0)?, count("num_transformer_submodules", 1)?])
+    }
+
     fn residual(&self, notes: &mut Vec<String>) -> Result<Residual> {
         if self.present("kasa_config").is_some() {
             return Ok(Residual::WithoutMinor);
@@ -293,6 +330,13 @@ impl Fields<'_> {
 
     fn target(&self, kind: &dyn PeftType, notes: &mut Vec<String>) -> Result<ModulePattern> {
         match self.present("target_modules") {
+            None if !kind.has_targets() => Ok(ModulePattern::Suffixes(Vec::new())),
+            // PEFT asks for targets only if there are none of either kind.
+            None if kind.default_targets(self.model_type).is_none()
+                && self.present("target_parameters").is_some_and(|value| !is_neutral(value)) =>
+            {
+                Ok(ModulePattern::Suffixes(Vec::new()))
+            }
             None => {
                 let default = kind.default_targets(self.model_type).ok_or_else(|| {
                     Error::unsupported(
@@ -353,6 +397,9 @@ impl Fields<'_> {
             token_indices: self.token_indices()?,
             ensure_weight_tying: self.flag("ensure_weight_tying")?,
             feedforward: pattern("feedforward_modules")?,
+            target_parameters: self.names("target_parameters")?,
+            invocation: self.invocation()?,
+            virtual_tokens: self.virtual_tokens()?,
             notes,
         })
     }

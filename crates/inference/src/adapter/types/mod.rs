@@ -7,6 +7,8 @@ mod ia3;
 mod kronecker;
 mod lora;
 mod norm_tuning;
+pub(super) mod parameters;
+mod prompt_tuning;
 mod vera;
 
 use std::fmt;
@@ -39,6 +41,11 @@ pub(crate) trait PeftType: Sync {
     /// for it.
     fn default_targets(&self, model_type: &str) -> Option<&'static [&'static str]> {
         known_targets(ATTENTION, model_type)
+    }
+
+    /// Whether it has `target_modules`.
+    fn has_targets(&self) -> bool {
+        true
     }
 
     /// Adds what it does at the targeted sites, one flag a site.
@@ -87,6 +94,7 @@ pub(crate) const TYPES: &[&dyn PeftType] = &[
     &ia3::Ia3,
     &vera::Vera,
     &norm_tuning::NormTuning,
+    &prompt_tuning::PromptTuning,
 ];
 
 pub(crate) fn by_name(name: &str) -> Option<&'static dyn PeftType> {
