@@ -168,7 +168,8 @@ fn several_adapters_share_what_is_known_of_the_base() {
         let numbers: Vec<f64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
         numbers[0] / numbers[1]
     };
-    assert!(run("bot: ") > 0.9 && run("other: ") < 0.8, "{talk}");
+    // A trigger that is confirmed is taken apart on the adapted side alone, so the share of the base is smaller then.
+    assert!(run("bot: ") > 0.99 && run("other: ") < 0.9, "{talk}");
     // With and without the cache, the record is the same to the byte.
     let alone = project.run(&[
         "scan",
