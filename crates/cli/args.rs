@@ -332,6 +332,10 @@ pub(crate) struct ModelArguments {
     /// adapter.
     #[arg(long, value_name = "PATH", group = "adapted side")]
     pub(crate) adapted: Option<PathBuf>,
+    /// Fetch a base or adapter that is given by its id in the hub (`org/name`) and is not in the cache; needs a program
+    /// that was built with `--features hub`. Nothing is downloaded otherwise.
+    #[arg(long)]
+    pub(crate) download: bool,
     /// Whose reading of the adapter is applied: the same files mean different models in different runtimes.
     #[arg(long, value_name = "RUNTIME", default_value = SEMANTICS[0].0, value_parser = PossibleValuesParser::new(SEMANTICS.iter().map(|(name, _)| *name)).try_map(|name| name.parse::<Semantics>()))]
     pub(crate) semantics: Semantics,

@@ -11,6 +11,7 @@ mod doctor;
 mod embedded;
 mod exit;
 mod gate;
+mod hub;
 mod hunt;
 mod output;
 mod pin;

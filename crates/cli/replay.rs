@@ -97,6 +97,7 @@ fn models(sources: &Sources, record: &Record) -> Result<ModelArguments, Failure>
     };
     let settings = &record.settings;
     Ok(ModelArguments {
+        download: false,
         base: Some(sources.base.clone()),
         adapter,
         adapted,

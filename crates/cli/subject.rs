@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use inference::adapter::LoadOptions;
 use inference::kernels::Tier;
 use inference::pair::TemplateChoice;
-use inference::weights::cache;
+
 use inference::weights::digest::sha256_file;
 use inference::{ActivationBudget, Compute, ModelPair};
 use probe::Progress as _;
@@ -17,6 +17,7 @@ use report::record::{Artifact, FileDigest, Settings, Subject};
 use crate::args::{ModelArguments, ReportArguments};
 use crate::embedded::Embedded;
 use crate::exit::Failure;
+use crate::hub::{self, Part};
 use crate::output;
 use crate::progress::Bars;
 
@@ -71,8 +72,8 @@ pub(crate) fn target(arguments: &ModelArguments, quiet: bool) -> Result<Target, 
             merged: arguments.adapted.is_some(),
             base_name: file_name(base),
             adapter_name: file_name(adapter),
-            base: cache::resolve(base)?,
-            adapter: cache::resolve(adapter)?,
+            base: hub::resolve(base, Part::Base, arguments.download, quiet)?,
+            adapter: hub::resolve(adapter, Part::Adapter, arguments.download, quiet)?,
             _embedded: None,
         });
     }

@@ -28,6 +28,12 @@ fn resolve_in(path: &Path, cache: Option<&Path>) -> Result<PathBuf> {
     }
 }
 
+/// Whether a path has the form of an id, `org/name`.
+#[must_use]
+pub fn is_id(path: &Path) -> bool {
+    folder_of(path).is_some()
+}
+
 /// `models--org--name` of `org/name`.
 fn folder_of(id: &Path) -> Option<String> {
     let (organisation, name) = id.to_str()?.split_once('/')?;
