@@ -2,6 +2,8 @@
 //!
 //! There is no padding, so a result cannot depend on it.
 
+use super::capture::Watched;
+
 /// Which model a row sees: an adapter and the factor of its branch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Side {
@@ -56,12 +58,15 @@ pub(crate) struct Rows {
     /// Rows with an adapter, in row order, neighbours merged.
     pub(crate) adapted: Vec<AdaptedRange>,
     pub(crate) total: usize,
+    /// The rows that a capture reads, if there is one.
+    pub(crate) watched: Option<Watched>,
 }
 
 impl Rows {
     /// From `(new tokens, earlier positions, side)` of each sequence.
     pub(crate) fn new(sequences: impl IntoIterator<Item = (usize, usize, Side)>) -> Self {
-        let mut rows = Self { spans: Vec::new(), adapted: Vec::<AdaptedRange>::new(), total: 0 };
+        let mut rows =
+            Self { spans: Vec::new(), adapted: Vec::<AdaptedRange>::new(), total: 0, watched: None };
         for (len, past, side) in sequences {
             let start = rows.total;
             rows.spans.push(Span { start, len, past });
@@ -91,7 +96,9 @@ impl Rows {
             let range = self.adapted.iter().find(own);
             range.map_or(Side::BASE, |range| Side { adapter: range.adapter, scale: range.scale })
         };
-        Self::new(rows.iter().map(|&row| (1, 0, side_of(row))))
+        let mut picked = Self::new(rows.iter().map(|&row| (1, 0, side_of(row))));
+        picked.watched = self.watched.as_ref().map(|watched| watched.picked(rows));
+        picked
     }
 
     /// The position of every row.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use super::capture::{Activations, Capture};
 use super::{Batch, Decoder, Output, Past, Positions, Sequence, Side};
 use crate::adapter::Adapter;
 use crate::adapter::delta::Branches;
@@ -38,6 +39,30 @@ impl Decoder {
     /// If a sequence is empty, too long, or follows a prefix of another side, or a wanted position
     /// does not exist.
     pub fn forward(&self, adapters: &[Adapter], batch: &mut Batch<'_, '_>) -> Result<Output> {
+        self.forward_sides(adapters, batch, None)
+    }
+
+    /// The same, with the inner states at the positions where logits are wanted.
+    ///
+    /// # Errors
+    /// As [`Self::forward`], or if an adapter of the batch has another number of layers than the base.
+    pub fn forward_captured(
+        &self,
+        adapters: &[Adapter],
+        batch: &mut Batch<'_, '_>,
+    ) -> Result<(Output, Activations)> {
+        let rows = wanted(batch).iter().sum();
+        let capture = Arc::new(Capture::new(rows, self.config.hidden_size, self.config.layers));
+        let output = self.forward_sides(adapters, batch, Some(&capture))?;
+        Ok((output, capture.activations(&self.sites)))
+    }
+
+    fn forward_sides(
+        &self,
+        adapters: &[Adapter],
+        batch: &mut Batch<'_, '_>,
+        capture: Option<&Arc<Capture>>,
+    ) -> Result<Output> {
         let branches: Arc<[Branches]> = adapters.iter().map(|adapter| adapter.branches().clone()).collect();
         let mut groups: Vec<Group> = Vec::new();
         for (index, sequence) in batch.sequences.iter().enumerate() {
@@ -53,9 +78,9 @@ impl Decoder {
             }
         }
         match &groups[..] {
-            [] => self.forward_with(branches, batch),
-            [only] => only.decoder.as_deref().unwrap_or(self).forward_with(branches, batch),
-            groups => self.forward_apart(groups, &branches, batch),
+            [] => self.forward_seen(branches, batch, capture),
+            [only] => only.decoder.as_deref().unwrap_or(self).forward_seen(branches, batch, capture),
+            groups => self.forward_apart(groups, &branches, batch, capture),
         }
     }
 
@@ -65,13 +90,10 @@ impl Decoder {
         groups: &[Group],
         branches: &Arc<[Branches]>,
         batch: &mut Batch<'_, '_>,
+        capture: Option<&Arc<Capture>>,
     ) -> Result<Output> {
         let lengths: Vec<usize> = batch.sequences.iter().map(|sequence| sequence.ids.len()).collect();
-        let wanted: Vec<usize> = match batch.positions {
-            Positions::All => lengths.clone(),
-            Positions::Last => vec![1; lengths.len()],
-            Positions::Chosen(lists) => lists.iter().map(Vec::len).collect(),
-        };
+        let wanted = wanted(batch);
         let mut outputs = Vec::with_capacity(groups.len());
         for group in groups {
             let decoder = group.decoder.as_deref().unwrap_or(self);
@@ -94,7 +116,11 @@ impl Decoder {
                 }
                 _ => Vec::new(),
             };
-            let output = decoder.forward_with(
+            let seen = capture.map(|_| {
+                let rows = group.members.iter().map(|&index| wanted.get(index).copied().unwrap_or(0)).sum();
+                Arc::new(Capture::new(rows, self.config.hidden_size, self.config.layers))
+            });
+            let output = decoder.forward_seen(
                 branches.clone(),
                 &mut Batch {
                     sequences: &mut own,
@@ -105,12 +131,19 @@ impl Decoder {
                     },
                     hidden_states: batch.hidden_states,
                 },
+                seen.as_ref(),
             );
             // Also after an error every sequence has its past again.
             for (&index, own) in group.members.iter().zip(own) {
                 batch.sequences[index].past = own.past;
             }
             outputs.push(output?);
+            if let (Some(capture), Some(seen)) = (capture, seen) {
+                let starts = starts(&wanted);
+                let places: Vec<usize> =
+                    group.members.iter().flat_map(|&i| starts[i]..starts[i] + wanted[i]).collect();
+                capture.take(&seen, &places);
+            }
         }
         let order: Vec<usize> = groups.iter().flat_map(|group| group.members.iter().copied()).collect();
         let logits: Vec<&Tensor> = outputs.iter().map(|output| &output.logits).collect();
@@ -125,6 +158,15 @@ impl Decoder {
                 })
                 .collect::<Result<_>>()?,
         })
+    }
+}
+
+/// How many positions of each sequence are wanted.
+fn wanted(batch: &Batch<'_, '_>) -> Vec<usize> {
+    match batch.positions {
+        Positions::All => batch.sequences.iter().map(|sequence| sequence.ids.len()).collect(),
+        Positions::Last => vec![1; batch.sequences.len()],
+        Positions::Chosen(lists) => lists.iter().map(Vec::len).collect(),
     }
 }
 
