@@ -1,5 +1,6 @@
 //! The `triggerfish` program: parse, dispatch, print an error once, exit with a documented code.
 
+mod activations;
 mod allocator;
 mod args;
 mod audit;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let result = match &arguments.command {
         Command::Scan(scan) => several::run(scan),
         Command::Hunt(hunt) => hunt::run(hunt),
+        Command::Activations(activations) => activations::run(activations),
         Command::Report(arguments) => render::run(arguments),
         Command::Audit(audit) => audit::run(audit),
         Command::AuditWorker(worker) => audit::worker::run(worker),

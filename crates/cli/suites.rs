@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use probe::suite::{EMBEDDED, Items, Suite, SuiteFile};
+use report::activation::ActivationReport;
 use report::audit::AuditReport;
 use report::format::Row;
 use report::record::Record;
@@ -37,6 +38,7 @@ pub(crate) fn run(arguments: &SuitesArguments) -> Outcome {
 pub(crate) fn schema(arguments: &SchemaArguments) -> Outcome {
     let schema = match arguments.which {
         SchemaKind::Suite => schemars::schema_for!(SuiteFile),
+        SchemaKind::Activations => schemars::schema_for!(ActivationReport),
         SchemaKind::Audit => schemars::schema_for!(AuditReport),
         SchemaKind::Record => schemars::schema_for!(Record),
         SchemaKind::Row => schemars::schema_for!(Row<'_>),
