@@ -24,7 +24,7 @@ pub(crate) struct Workload {
 }
 
 /// All workloads, in the order in which they run.
-pub(crate) const WORKLOADS: [Workload; 15] = [
+pub(crate) const WORKLOADS: [Workload; 17] = [
     Workload { name: "load", what: "read base and adapter", run: load },
     Workload { name: "gemm", what: "the packed product alone, at its best shape of this model", run: gemm },
     Workload { name: "score", what: "16 x 64 tokens, base + adapted, next token of each", run: score },
@@ -58,6 +58,16 @@ pub(crate) const WORKLOADS: [Workload; 15] = [
         name: "lora_overhead",
         what: "16 x 64 tokens, 8 sequences adapted; the ratio is to all of the base",
         run: lora_overhead,
+    },
+    Workload {
+        name: "capture_16x64",
+        what: "16 x 64 tokens, base + adapted, inner states of the last position; the ratio is to a plain pass",
+        run: |setup| capture(setup, "capture_16x64", ROWS, LENGTH),
+    },
+    Workload {
+        name: "capture_64x16",
+        what: "64 x 16 tokens, base + adapted, inner states of the last position; the ratio is to a plain pass",
+        run: |setup| capture(setup, "capture_64x16", LENGTH, ROWS),
     },
     Workload {
         name: "gcg_step",
@@ -369,8 +379,53 @@ fn decode(setup: &Setup, workload: &'static str, count: usize, sides: &[Side]) -
     Ok(Sample { workload, seconds, cpu, tokens, check, ..Sample::default() })
 }
 
-fn lora_overhead(setup: &Setup) -> Result<Sample> {
+/// Medians of alternating runs whose order turns each time: the second of two runs is slower whatever it does.
+fn alternating(
+    mut first: impl FnMut() -> Result<f64>,
+    mut second: impl FnMut() -> Result<f64>,
+) -> Result<[f64; 2]> {
     const PAIRS: usize = 6;
+    let (mut firsts, mut seconds) = (Vec::new(), Vec::new());
+    first()?;
+    for pair in 0..PAIRS {
+        if pair % 2 == 0 {
+            firsts.push(first()?);
+            seconds.push(second()?);
+        } else {
+            seconds.push(second()?);
+            firsts.push(first()?);
+        }
+    }
+    Ok([median(&mut firsts), median(&mut seconds)])
+}
+
+/// Processor time, where the system tells it: a capture adds work, and a busy machine does not change how much.
+fn capture(setup: &Setup, workload: &'static str, count: usize, length: usize) -> Result<Sample> {
+    let rows: Vec<_> = (0..count as u64).map(|row| ids(row, length)).collect();
+    let time = |captured: bool| -> Result<f64> {
+        let mut sequences: Vec<_> =
+            BOTH.iter().flat_map(|&side| rows.iter().map(move |ids| Sequence::new(ids, side))).collect();
+        let together = (setup.pair.row_limit() / length).max(1);
+        let start = Clock::start();
+        for sequences in sequences.chunks_mut(together) {
+            let mut batch =
+                Batch { sequences, embeddings: None, positions: Positions::Last, hidden_states: false };
+            if captured {
+                black_box(setup.pair.forward_captured(&mut batch)?);
+            } else {
+                black_box(setup.pair.forward(&mut batch)?);
+            }
+        }
+        let (seconds, cpu) = start.stop();
+        Ok(cpu.unwrap_or(seconds))
+    };
+    let [plain, captured] = alternating(|| time(false), || time(true))?;
+    let tokens = 2 * count * length;
+    let (flops, ratio) = (setup.flops(tokens, 2 * count), Some(captured / plain));
+    Ok(Sample { workload, seconds: captured, tokens, flops, ratio, ..Sample::default() })
+}
+
+fn lora_overhead(setup: &Setup) -> Result<Sample> {
     let rows: Vec<_> = (0..ROWS as u64).map(|row| ids(row, LENGTH)).collect();
     let targets = ids(1000, ROWS);
     let time = |second_half: Side| -> Result<f64> {
@@ -380,19 +435,7 @@ fn lora_overhead(setup: &Setup) -> Result<Sample> {
         black_box(setup.scores(sequences.collect(), &targets)?);
         Ok(start.elapsed().as_secs_f64())
     };
-    // Medians of alternating runs whose order turns each time: the second of two runs is slower whatever it does.
-    let (mut base, mut half) = (Vec::new(), Vec::new());
-    time(Side::BASE)?;
-    for pair in 0..PAIRS {
-        if pair % 2 == 0 {
-            base.push(time(Side::BASE)?);
-            half.push(time(Side::ADAPTED)?);
-        } else {
-            half.push(time(Side::ADAPTED)?);
-            base.push(time(Side::BASE)?);
-        }
-    }
-    let (base, half) = (median(&mut base), median(&mut half));
+    let [base, half] = alternating(|| time(Side::BASE), || time(Side::ADAPTED))?;
     let tokens = ROWS * LENGTH;
     let (flops, ratio) = (setup.flops(tokens, ROWS), Some(half / base));
     let check = Vec::new();

@@ -63,6 +63,11 @@ pub(crate) enum Command {
     Completions(CompletionsArguments),
     /// Write man pages.
     Man(ManArguments),
+    /// Show what the layers do with a trigger and without it: how well each detector tells them apart, and where.
+    ///
+    /// Fits the detectors on benign prompts, and gives no verdict: the exit code says whether it could be done, and what
+    /// the audit found. Without --base an embedded adapter is analysed.
+    Activations(crate::activations::ActivationsArguments),
     /// Write a record of an earlier run in another form.
     ///
     /// The exit code says whether that could be done, not what the verdict was.
@@ -508,6 +513,8 @@ pub(crate) enum SchemaKind {
     Config,
     /// Baselines, which `check --accept` writes.
     Baseline,
+    /// Reports, which `activations --format json` writes.
+    Activations,
 }
 
 /// Bytes from a number with an optional K, M or G (powers of 1024).

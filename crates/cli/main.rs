@@ -1,5 +1,6 @@
 //! The `triggerfish` program: parse, dispatch, print an error once, exit with a documented code.
 
+mod activations;
 mod allocator;
 mod args;
 mod audit;
@@ -58,6 +59,7 @@ fn run(parsed: &config::Parsed) -> Outcome {
         Command::Init(init) => config::init(init),
         Command::Config(config) => config::run(config, loaded),
         Command::Hunt(hunt) => hunt::run(hunt),
+        Command::Activations(activations) => activations::run(activations),
         Command::Report(arguments) => render::run(arguments),
         Command::Audit(audit) => audit::run(audit),
         Command::AuditWorker(worker) => audit::worker::run(worker),

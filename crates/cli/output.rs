@@ -1,7 +1,7 @@
 //! Standard output is for data, standard error for talk; colours only where a terminal reads.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use report::escape::escape;
 use report::format::Format;
@@ -12,8 +12,13 @@ use crate::exit::Failure;
 
 /// Refuses forms that could not be written, before hours of work are spent on what they say.
 pub(crate) fn check(forms: &FormArguments) -> Result<(), Failure> {
+    check_files(forms.report.iter().map(|form| &form.file).chain(&forms.output).map(PathBuf::as_path))
+}
+
+/// The same for files by name.
+pub(crate) fn check_files<'a>(wanted: impl IntoIterator<Item = &'a Path>) -> Result<(), Failure> {
     let mut files: Vec<&Path> = Vec::new();
-    for file in forms.report.iter().map(|form| &form.file).chain(&forms.output) {
+    for file in wanted {
         let folder = folder(file);
         if !folder.is_dir() {
             let (file, folder) = (file.display(), folder.display());
@@ -22,7 +27,7 @@ pub(crate) fn check(forms: &FormArguments) -> Result<(), Failure> {
         if file.is_dir() {
             return Err(Failure::Input(format!("cannot write `{}`: it is a folder", file.display())));
         }
-        if files.contains(&file.as_path()) {
+        if files.contains(&file) {
             return Err(Failure::Input(format!("`{}` is named for two reports", file.display())));
         }
         files.push(file);

@@ -178,12 +178,23 @@ pub(crate) fn settings<const N: usize>(
     own: [(&str, String); N],
 ) -> Settings {
     let shared = [
+        ("fail-on", format!("{:?}", report.fail_on).to_lowercase()),
+        ("incomplete-ok", report.incomplete_ok.to_string()),
+    ];
+    settings_of(models, suites, shared.into_iter().chain(own))
+}
+
+/// The same for a verb without a verdict.
+pub(crate) fn settings_of<'a>(
+    models: &ModelArguments,
+    suites: &[Suite],
+    own: impl IntoIterator<Item = (&'a str, String)>,
+) -> Settings {
+    let shared = [
         ("template", template_name(&models.template)),
         ("semantics", models.semantics.to_string()),
         // Decides no result, but which shared beginnings are kept, and so the cost.
         ("memory", models.memory.to_string()),
-        ("fail-on", format!("{:?}", report.fail_on).to_lowercase()),
-        ("incomplete-ok", report.incomplete_ok.to_string()),
     ];
     Settings {
         device: models.device.to_string(),

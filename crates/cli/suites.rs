@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use probe::suite::{EMBEDDED, Items, Suite, SuiteFile};
+use report::activation::ActivationReport;
 use report::audit::AuditReport;
 use report::comparison::Baseline;
 use report::format::Row;
@@ -39,6 +40,7 @@ pub(crate) fn run(arguments: &SuitesArguments) -> Outcome {
 pub(crate) fn schema(arguments: &SchemaArguments) -> Outcome {
     let schema = match arguments.which {
         SchemaKind::Suite => schemars::schema_for!(SuiteFile),
+        SchemaKind::Activations => schemars::schema_for!(ActivationReport),
         SchemaKind::Audit => schemars::schema_for!(AuditReport),
         SchemaKind::Record => schemars::schema_for!(Record),
         SchemaKind::Config => schemars::schema_for!(ConfigFile),

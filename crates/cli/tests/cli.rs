@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
+mod activations;
 mod adapters;
 mod audit;
 mod audit_corpus;

@@ -22,6 +22,7 @@ pub mod support;
 pub mod tokenizer;
 pub mod weights;
 
+pub use decoder::capture::Activations;
 pub use decoder::{Batch, Output, Positions, Sequence, Side};
 pub use device::{Compute, Precision};
 pub use error::{Error, Result};

@@ -7,6 +7,7 @@ use candle_core::{DType, Tensor};
 
 use crate::adapter::{Adapter, LoadOptions};
 use crate::chat::{Template, Turn};
+use crate::decoder::capture::Activations;
 use crate::decoder::config::{DecoderConfig, token_ids};
 use crate::decoder::{Batch, Decoder, Output, Past, Positions, Sequence, Side, last_occurrence};
 use crate::device::Compute;
@@ -239,6 +240,14 @@ impl ModelPair {
     /// As [`Decoder::forward`].
     pub fn forward(&self, batch: &mut Batch<'_, '_>) -> Result<Output> {
         self.decoder.forward(&self.adapters, batch)
+    }
+
+    /// Runs a batch, and gives its inner states at the wanted positions too.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward_captured`].
+    pub fn forward_captured(&self, batch: &mut Batch<'_, '_>) -> Result<(Output, Activations)> {
+        self.decoder.forward_captured(&self.adapters, batch)
     }
 
     /// Logits at the last position of each sequence, `[sequences, vocabulary]`.

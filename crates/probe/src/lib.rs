@@ -5,6 +5,7 @@
 //! is a difference: what does a candidate change in the adapted model that it does not change in
 //! the base?
 
+pub mod activation;
 pub mod audit;
 pub mod behaviour;
 pub mod corpus;

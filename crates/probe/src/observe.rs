@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use inference::generate::{Context, Decoding};
-use inference::{Batch, ModelPair, Positions, Prefix, Sequence, Side};
+use inference::{Activations, Batch, ModelPair, Positions, Prefix, Sequence, Side};
 use rayon::prelude::*;
 use report::divergence::log_softmax_in_place;
 use report::record::Cost;
@@ -189,6 +189,44 @@ impl<'a> Observer<'a> {
 
     /// Distributions of requests whose cost is counted already.
     fn run(&self, requests: &[Request]) -> Result<Vec<Distributions>> {
+        let mut results: Vec<Distributions> = vec![Vec::new(); requests.len()];
+        self.in_batches(requests, |batch| {
+            for (index, rows) in self.run_batch(requests, batch)? {
+                results[index] = rows;
+            }
+            Ok(())
+        })?;
+        Ok(results)
+    }
+
+    /// Inner states at the end of each request's context, handed on batch by batch: the request, the states of its
+    /// batch, and its row among them. A `continuation` is not used.
+    ///
+    /// # Errors
+    /// If the model fails, an adapter has another number of layers than the base, or the user stops.
+    pub fn activations(
+        &self,
+        requests: &[Request],
+        mut each: impl FnMut(usize, &Activations, usize) -> Result<()>,
+    ) -> Result<()> {
+        self.in_batches(requests, |batch| {
+            let run = |forward: &mut Batch<'_, '_>| self.pair.forward_captured(forward);
+            let ((_, activations), wanted) = self.pass(requests, batch, run)?;
+            let mut row = 0;
+            for (&(index, _), wanted) in batch.iter().zip(wanted) {
+                each(index, &activations, row)?;
+                row += wanted;
+            }
+            Ok(())
+        })
+    }
+
+    /// Runs batches of requests of about equal length, with the prefixes that they share with others.
+    fn in_batches(
+        &self,
+        requests: &[Request],
+        mut run: impl FnMut(&[(usize, Option<Arc<Prefix>>)]) -> Result<()>,
+    ) -> Result<()> {
         let prefixes = self.shared_prefixes(requests)?;
         let mut order: Vec<usize> = (0..requests.len()).collect();
         // Neighbours of one side and length form runs that the attention takes together.
@@ -201,17 +239,15 @@ impl<'a> Observer<'a> {
                 i,
             )
         });
-        let mut results: Vec<Distributions> = vec![Vec::new(); requests.len()];
         let mut start = 0;
         while start < order.len() {
             progress::check(self.progress)?;
             let end = self.batch_end(requests, &prefixes, &order, start);
-            for (index, rows) in self.run_batch(requests, &prefixes, &order[start..end])? {
-                results[index] = rows;
-            }
+            let batch: Vec<_> = order[start..end].iter().map(|&i| (i, prefixes[i].clone())).collect();
+            run(&batch)?;
             start = end;
         }
-        Ok(results)
+        Ok(())
     }
 
     fn batch_end(
@@ -237,13 +273,36 @@ impl<'a> Observer<'a> {
     fn run_batch(
         &self,
         requests: &[Request],
-        prefixes: &[Option<Arc<Prefix>>],
-        batch: &[usize],
+        batch: &[(usize, Option<Arc<Prefix>>)],
     ) -> Result<Vec<(usize, Distributions)>> {
+        let (output, wanted) = self.pass(requests, batch, |forward| self.pair.forward(forward))?;
+        let mut rows = output
+            .logits
+            .to_dtype(DType::F32)
+            .and_then(|logits| logits.to_device(&Device::Cpu))
+            .and_then(|logits| logits.to_vec2::<f32>())
+            .map_err(inference::Error::from)?;
+        rows.par_iter_mut().map(|row| log_softmax_in_place(row)).collect::<Result<(), _>>()?;
+        let mut rows = rows.into_iter();
+        Ok(batch
+            .iter()
+            .zip(&wanted)
+            .map(|((i, _), &wanted)| (*i, rows.by_ref().take(wanted).collect()))
+            .collect())
+    }
+
+    /// One forward pass of some requests after their prefixes, and how many positions of each it was wanted at.
+    fn pass<T>(
+        &self,
+        requests: &[Request],
+        batch: &[(usize, Option<Arc<Prefix>>)],
+        run: impl FnOnce(&mut Batch<'_, '_>) -> inference::Result<T>,
+    ) -> Result<(T, Vec<usize>)> {
         let mut ids = Vec::with_capacity(batch.len());
         let mut wanted = Vec::with_capacity(batch.len());
-        for &i in batch {
-            let shared = prefixes[i].as_ref().map_or(0, |prefix| prefix.len);
+        for (i, prefix) in batch {
+            let i = *i;
+            let shared = prefix.as_ref().map_or(0, |prefix| prefix.len);
             let own: Vec<u32> =
                 requests[i].ids[shared..].iter().chain(&requests[i].continuation).copied().collect();
             let last = requests[i].ids.len() - shared - 1;
@@ -254,9 +313,9 @@ impl<'a> Observer<'a> {
         let mut sequences: Vec<Sequence<'_>> = batch
             .iter()
             .zip(&ids)
-            .map(|(&i, ids)| match &prefixes[i] {
+            .map(|((i, prefix), ids)| match prefix {
                 Some(prefix) => Sequence::after(prefix, ids),
-                None => Sequence::new(ids, requests[i].side),
+                None => Sequence::new(ids, requests[*i].side),
             })
             .collect();
         let mut forward = Batch {
@@ -265,19 +324,8 @@ impl<'a> Observer<'a> {
             positions: Positions::Chosen(&wanted),
             hidden_states: false,
         };
-        let logits = self.pair.forward(&mut forward)?.logits;
-        let mut rows = logits
-            .to_dtype(DType::F32)
-            .and_then(|logits| logits.to_device(&Device::Cpu))
-            .and_then(|logits| logits.to_vec2::<f32>())
-            .map_err(inference::Error::from)?;
-        rows.par_iter_mut().map(|row| log_softmax_in_place(row)).collect::<Result<(), _>>()?;
-        let mut rows = rows.into_iter();
-        Ok(batch
-            .iter()
-            .zip(&wanted)
-            .map(|(&i, wanted)| (i, rows.by_ref().take(wanted.len()).collect()))
-            .collect())
+        let output = run(&mut forward)?;
+        Ok((output, wanted.iter().map(Vec::len).collect()))
     }
 
     /// Greedy or sampled continuations as text, in request order; `continuation` is not used. What is remembered is not

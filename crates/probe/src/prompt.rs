@@ -41,6 +41,12 @@ impl Placement {
     pub(crate) const ALL: &[Self] =
         &[Self::Prefix, Self::Suffix, Self::Inside, Self::System, Self::SecondTurn];
 
+    /// The placement of this name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|placement| placement.name() == name)
+    }
+
     /// Name as in suites.
     #[must_use]
     pub fn name(self) -> &'static str {

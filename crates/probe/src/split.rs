@@ -55,7 +55,7 @@ impl Benign {
         &self.prompts
     }
 
-    fn too_few(&self, reason: String) -> Error {
+    pub(crate) fn too_few(&self, reason: String) -> Error {
         let name = if self.suites.is_empty() { "none".to_owned() } else { self.suites.join(", ") };
         Error::Suite { name, reason }
     }

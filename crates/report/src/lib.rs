@@ -7,6 +7,7 @@
 //! random resampling is seeded for each resample, so that the same data and seed give the same bytes on any
 //! number of threads.
 
+pub mod activation;
 pub mod audit;
 pub mod collapse;
 pub mod comparison;

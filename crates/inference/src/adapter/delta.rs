@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::decoder::capture::Energy;
 use crate::decoder::site::Site;
 use crate::device::Compute;
 use crate::error::{Error, Result};
@@ -146,6 +147,9 @@ pub(crate) enum Branch {
     Composed(Vec<Part>),
 }
 
+/// Energies of one site by row, with the site's first column.
+type SiteEnergies = (usize, Vec<Energy>);
+
 /// One site's branch for candle's operations.
 #[derive(Debug)]
 pub(crate) struct Part {
@@ -180,6 +184,29 @@ impl Branch {
             })
             .collect();
         Ok(Self::Composed(parts?))
+    }
+
+    /// How large each site's branch and frozen product are, for inputs `x` `[rows, inputs]` and the sums `y`
+    /// `[rows, outputs]` of both.
+    pub(crate) fn energies(&self, x: &Tensor, y: &Tensor, row_scale: f32) -> Result<Vec<SiteEnergies>> {
+        match self {
+            Self::Fused { branch, .. } => Ok(branch.energies(x, y, row_scale)?),
+            Self::Composed(parts) => {
+                let x = x.to_dtype(DType::F32)?;
+                let of = |part: &Part| -> Result<SiteEnergies> {
+                    let scale = part.scaling * f64::from(row_scale);
+                    let branch = (x.matmul(&part.a_t)? * scale)?.matmul(&part.b_t)?;
+                    let sum = y.narrow(1, part.column, part.b_t.dims()[1])?.to_dtype(DType::F32)?;
+                    let squares = |rows: &Tensor| rows.sqr()?.sum(1)?.to_vec1::<f32>();
+                    let (branch, frozen) = (squares(&branch)?, squares(&(sum - &branch)?)?);
+                    let pairs = branch.into_iter().zip(frozen);
+                    let energy =
+                        |(branch, frozen)| Energy { branch: f64::from(branch), frozen: f64::from(frozen) };
+                    Ok((part.column, pairs.map(energy).collect()))
+                };
+                parts.iter().map(of).collect()
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use super::capture::Capture;
 use super::rows::Rows;
 use super::{Batch, Decoder, Output, Past, Positions, Sequence};
 use crate::adapter::Adapter;
@@ -66,6 +67,7 @@ impl Decoder {
         adapters: &[Adapter],
         branches: &Arc<[Branches]>,
         batch: &mut Batch<'_, '_>,
+        capture: Option<&Arc<Capture>>,
     ) -> Result<Output> {
         let leads: Vec<usize> = outdated.iter().map(Vec::len).collect();
         let lengths: Vec<usize> = batch.sequences.iter().map(|sequence| sequence.ids.len()).collect();
@@ -115,6 +117,7 @@ impl Decoder {
                 positions: Positions::Chosen(&chosen),
                 hidden_states: batch.hidden_states,
             },
+            capture,
         )?;
         if !output.hidden_states.is_empty() {
             let mut first = 0;

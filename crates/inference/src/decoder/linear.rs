@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
+use super::capture::Watched;
 use super::rows::{AdaptedRange, Rows};
 use crate::adapter::delta::{Branch, Branches, add_composed};
 use crate::device::{Compute, Precision};
@@ -92,10 +93,35 @@ impl Linear {
                 y
             }
         };
+        if let Some(watched) = &rows.watched {
+            self.watch(watched, x, &y, rows, adapters)?;
+        }
         Ok(match &self.bias {
             Some(bias) => y.broadcast_add(bias)?,
             None => y,
         })
+    }
+
+    /// Leaves how large the branches are at the watched rows, from the input and the sum `y` of frozen product and
+    /// branches.
+    fn watch(
+        &self,
+        watched: &Watched,
+        x: &Tensor,
+        y: &Tensor,
+        rows: &Rows,
+        adapters: &[Branches],
+    ) -> Result<()> {
+        for range in &rows.adapted {
+            let branch = adapters.get(range.adapter).and_then(|a| a.of(self.projection));
+            let own = watched.within(range.start, range.len);
+            if let Some(branch) = branch.filter(|_| !own.is_empty()) {
+                for (column, energies) in branch.energies(&own.of(x)?, &own.of(y)?, range.scale)? {
+                    own.energies(self.projection, column, &energies);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// From the gradient of [`Self::forward`]'s result, that of `x`; of our fused form only. `x` is asked for where

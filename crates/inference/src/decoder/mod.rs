@@ -7,6 +7,7 @@
 pub mod activation;
 pub mod architectures;
 mod attention;
+pub mod capture;
 pub mod config;
 mod embedding;
 mod experts;
@@ -36,6 +37,7 @@ use crate::kernels;
 use crate::prefix::{KvCache, LayerCache, Prefix};
 use crate::weights::TensorSource;
 
+use capture::{Capture, Watched};
 use config::DecoderConfig;
 use embedding::Embedding;
 pub(crate) use invocation::last_occurrence;
@@ -224,17 +226,36 @@ impl Decoder {
         adapters: Arc<[Branches]>,
         batch: &mut Batch<'_, '_>,
     ) -> Result<Output> {
-        self.check(batch)?;
-        if self.compute.fused().is_some() {
-            // From within the pool, an operation is shared out without waking and waiting for another thread.
-            return rayon::scope(|_| self.run(adapters, batch));
-        }
-        self.run(adapters, batch)
+        self.forward_seen(adapters, batch, None)
     }
 
-    fn run(&self, adapters: Arc<[Branches]>, batch: &mut Batch<'_, '_>) -> Result<Output> {
-        let rows = invocation::rows(batch.sequences, &adapters);
+    /// The same, and leaves what the `capture` asks for.
+    fn forward_seen(
+        &self,
+        adapters: Arc<[Branches]>,
+        batch: &mut Batch<'_, '_>,
+        capture: Option<&Arc<Capture>>,
+    ) -> Result<Output> {
+        self.check(batch)?;
+        if let Some(capture) = capture {
+            capture.check(self.config.layers)?;
+        }
+        if self.compute.fused().is_some() {
+            // From within the pool, an operation is shared out without waking and waiting for another thread.
+            return rayon::scope(|_| self.run(adapters, batch, capture));
+        }
+        self.run(adapters, batch, capture)
+    }
+
+    fn run(
+        &self,
+        adapters: Arc<[Branches]>,
+        batch: &mut Batch<'_, '_>,
+        capture: Option<&Arc<Capture>>,
+    ) -> Result<Output> {
+        let mut rows = invocation::rows(batch.sequences, &adapters);
         let wanted = wanted_rows(&rows, batch.positions)?;
+        rows.watched = capture.map(|capture| Watched::new(capture, &wanted, 0));
         let x = match batch.embeddings {
             Some(embeddings) => embeddings.clone(),
             None => {
@@ -251,7 +272,7 @@ impl Decoder {
         };
         let mut hidden_states = Vec::new();
         let states = batch.hidden_states.then_some(&mut hidden_states);
-        let mut x = self.through_layers(&x, &adapters, batch.sequences, &wanted, states)?;
+        let mut x = self.through_layers(&x, &adapters, batch.sequences, &wanted, states, capture)?;
         for sequence in batch.sequences.iter_mut() {
             let active_from = invocation::active_from(sequence, &adapters);
             if let Past::Cache(cache) = &mut sequence.past {

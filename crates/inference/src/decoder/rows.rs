@@ -2,6 +2,8 @@
 //!
 //! There is no padding, so a result cannot depend on it.
 
+use super::capture::Watched;
+
 /// Which model a row sees: an adapter and the factor of its branch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Side {
@@ -56,12 +58,15 @@ pub(crate) struct Rows {
     /// Rows with an adapter, in row order, neighbours merged.
     pub(crate) adapted: Vec<AdaptedRange>,
     pub(crate) total: usize,
+    /// The rows that a capture reads, if there is one.
+    pub(crate) watched: Option<Watched>,
 }
 
 impl Rows {
     /// From `(new tokens, earlier positions, side, position from which the side's branches act)` of each sequence.
     pub(crate) fn new(sequences: impl IntoIterator<Item = (usize, usize, Side, usize)>) -> Self {
-        let mut rows = Self { spans: Vec::new(), adapted: Vec::<AdaptedRange>::new(), total: 0 };
+        let mut rows =
+            Self { spans: Vec::new(), adapted: Vec::<AdaptedRange>::new(), total: 0, watched: None };
         for (len, past, side, active_from) in sequences {
             rows.spans.push(Span { start: rows.total, len, past });
             let off = active_from.saturating_sub(past).min(len);
@@ -92,7 +97,9 @@ impl Rows {
             let range = self.adapted.iter().find(own);
             range.map_or(Side::BASE, |range| Side { adapter: range.adapter, scale: range.scale })
         };
-        Self::new(rows.iter().map(|&row| (1, 0, side_of(row), 0)))
+        let mut picked = Self::new(rows.iter().map(|&row| (1, 0, side_of(row), 0)));
+        picked.watched = self.watched.as_ref().map(|watched| watched.picked(rows));
+        picked
     }
 
     /// The position of every row.

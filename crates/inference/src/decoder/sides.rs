@@ -9,6 +9,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::architectures::Scalars;
+use super::capture::{Activations, Capture};
 use super::{Batch, Decoder, Output, Past, Positions, Sequence, Side, invocation};
 use crate::adapter::Adapter;
 use crate::adapter::delta::Branches;
@@ -40,6 +41,30 @@ impl Decoder {
     /// If a sequence is empty, too long, or follows a prefix of another side, or a wanted position
     /// does not exist.
     pub fn forward(&self, adapters: &[Adapter], batch: &mut Batch<'_, '_>) -> Result<Output> {
+        self.forward_sides(adapters, batch, None)
+    }
+
+    /// The same, with the inner states at the positions where logits are wanted.
+    ///
+    /// # Errors
+    /// As [`Self::forward`], or if an adapter of the batch has another number of layers than the base.
+    pub fn forward_captured(
+        &self,
+        adapters: &[Adapter],
+        batch: &mut Batch<'_, '_>,
+    ) -> Result<(Output, Activations)> {
+        let rows = wanted(batch).iter().sum();
+        let capture = Arc::new(Capture::new(rows, self.config.hidden_size, self.config.layers));
+        let output = self.forward_sides(adapters, batch, Some(&capture))?;
+        Ok((output, capture.activations(&self.sites)))
+    }
+
+    fn forward_sides(
+        &self,
+        adapters: &[Adapter],
+        batch: &mut Batch<'_, '_>,
+        capture: Option<&Arc<Capture>>,
+    ) -> Result<Output> {
         let branches: Arc<[Branches]> = adapters.iter().map(|adapter| adapter.branches().clone()).collect();
         for sequence in batch.sequences.iter_mut().filter(|sequence| !sequence.side.is_base()) {
             if let Some(prompt) = adapters.get(sequence.side.adapter).and_then(Adapter::virtual_prompt) {
@@ -50,8 +75,8 @@ impl Decoder {
             }
         }
         match invocation::outdated(batch.sequences, &branches) {
-            Some(outdated) => self.forward_anew(outdated, adapters, &branches, batch),
-            None => self.forward_by_side(adapters, &branches, batch),
+            Some(outdated) => self.forward_anew(outdated, adapters, &branches, batch, capture),
+            None => self.forward_by_side(adapters, &branches, batch, capture),
         }
     }
 
@@ -84,6 +109,7 @@ impl Decoder {
         adapters: &[Adapter],
         branches: &Arc<[Branches]>,
         batch: &mut Batch<'_, '_>,
+        capture: Option<&Arc<Capture>>,
     ) -> Result<Output> {
         let mut groups: Vec<Group> = Vec::new();
         for (index, sequence) in batch.sequences.iter().enumerate() {
@@ -99,9 +125,9 @@ impl Decoder {
             }
         }
         match &groups[..] {
-            [] => self.forward_with(branches.clone(), batch),
-            [only] => only.decoder.as_deref().unwrap_or(self).forward_with(branches.clone(), batch),
-            groups => self.forward_apart(groups, branches, batch),
+            [] => self.forward_seen(branches.clone(), batch, capture),
+            [only] => only.decoder.as_deref().unwrap_or(self).forward_seen(branches.clone(), batch, capture),
+            groups => self.forward_apart(groups, branches, batch, capture),
         }
     }
 
@@ -111,13 +137,10 @@ impl Decoder {
         groups: &[Group],
         branches: &Arc<[Branches]>,
         batch: &mut Batch<'_, '_>,
+        capture: Option<&Arc<Capture>>,
     ) -> Result<Output> {
         let lengths: Vec<usize> = batch.sequences.iter().map(|sequence| sequence.ids.len()).collect();
-        let wanted: Vec<usize> = match batch.positions {
-            Positions::All => lengths.clone(),
-            Positions::Last => vec![1; lengths.len()],
-            Positions::Chosen(lists) => lists.iter().map(Vec::len).collect(),
-        };
+        let wanted = wanted(batch);
         let mut outputs = Vec::with_capacity(groups.len());
         for group in groups {
             let decoder = group.decoder.as_deref().unwrap_or(self);
@@ -140,7 +163,11 @@ impl Decoder {
                 }
                 _ => Vec::new(),
             };
-            let output = decoder.forward_with(
+            let seen = capture.map(|_| {
+                let rows = group.members.iter().map(|&index| wanted.get(index).copied().unwrap_or(0)).sum();
+                Arc::new(Capture::new(rows, self.config.hidden_size, self.config.layers))
+            });
+            let output = decoder.forward_seen(
                 branches.clone(),
                 &mut Batch {
                     sequences: &mut own,
@@ -151,12 +178,19 @@ impl Decoder {
                     },
                     hidden_states: batch.hidden_states,
                 },
+                seen.as_ref(),
             );
             // Also after an error every sequence has its past again.
             for (&index, own) in group.members.iter().zip(own) {
                 batch.sequences[index].past = own.past;
             }
             outputs.push(output?);
+            if let (Some(capture), Some(seen)) = (capture, seen) {
+                let starts = starts(&wanted);
+                let places: Vec<usize> =
+                    group.members.iter().flat_map(|&i| starts[i]..starts[i] + wanted[i]).collect();
+                capture.take(&seen, &places);
+            }
         }
         let order: Vec<usize> = groups.iter().flat_map(|group| group.members.iter().copied()).collect();
         let logits: Vec<&Tensor> = outputs.iter().map(|output| &output.logits).collect();
@@ -171,6 +205,15 @@ impl Decoder {
                 })
                 .collect::<Result<_>>()?,
         })
+    }
+}
+
+/// How many positions of each sequence are wanted.
+fn wanted(batch: &Batch<'_, '_>) -> Vec<usize> {
+    match batch.positions {
+        Positions::All => batch.sequences.iter().map(|sequence| sequence.ids.len()).collect(),
+        Positions::Last => vec![1; batch.sequences.len()],
+        Positions::Chosen(lists) => lists.iter().map(Vec::len).collect(),
     }
 }
 

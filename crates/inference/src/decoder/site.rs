@@ -18,6 +18,10 @@ pub struct Site {
     pub projection: usize,
     /// Its first column in the projection's output.
     pub column: usize,
+    /// The layer that it belongs to; none for the head.
+    pub layer: Option<usize>,
+    /// Whether its output is added to the residual stream.
+    pub writes: bool,
 }
 
 /// Sites in the making, projection by projection.
@@ -25,15 +29,26 @@ pub struct Site {
 struct Builder {
     sites: Vec<Site>,
     projections: usize,
+    layer: Option<usize>,
 }
 
 impl Builder {
     /// Modules with one input: `(name, outputs)`.
     fn projection(&mut self, inputs: usize, modules: impl IntoIterator<Item = (String, usize)>) {
+        self.add(inputs, modules, false);
+    }
+
+    /// A module whose output is added to the residual stream.
+    fn writer(&mut self, inputs: usize, module: (String, usize)) {
+        self.add(inputs, [module], true);
+    }
+
+    fn add(&mut self, inputs: usize, modules: impl IntoIterator<Item = (String, usize)>, writes: bool) {
         let mut column = 0;
         for (name, outputs) in modules {
             let projection = self.projections;
-            self.sites.push(Site { name, inputs, outputs, head: false, projection, column });
+            let layer = self.layer;
+            self.sites.push(Site { name, inputs, outputs, head: false, projection, column, layer, writes });
             column += outputs;
         }
         self.projections += 1;
@@ -48,6 +63,7 @@ pub fn sites(config: &DecoderConfig) -> Vec<Site> {
     let (q, kv) = (config.q_width(), config.kv_width());
     let mut builder = Builder::default();
     for layer in 0..config.layers {
+        builder.layer = Some(layer);
         let named = |module: &str| format!("{}.{layer}.{module}", names.layers);
         match names.qkv {
             Qkv::Split(modules) => {
@@ -55,7 +71,7 @@ pub fn sites(config: &DecoderConfig) -> Vec<Site> {
             }
             Qkv::Fused(module, _) => builder.projection(hidden, [(named(module), q + 2 * kv)]),
         }
-        builder.projection(q, [(named(names.output), hidden)]);
+        builder.writer(q, (named(names.output), hidden));
         if let Some(experts) = config.experts_of(layer) {
             let block = named(experts.names.block);
             builder.projection(hidden, [(format!("{block}.gate"), experts.count)]);
@@ -63,7 +79,7 @@ pub fn sites(config: &DecoderConfig) -> Vec<Site> {
                 let [gate, up, down] =
                     experts.names.names.map(|name| format!("{block}.experts.{expert}.{name}"));
                 builder.projection(hidden, [(gate, experts.width), (up, experts.width)]);
-                builder.projection(experts.width, [(down, hidden)]);
+                builder.writer(experts.width, (down, hidden));
             }
             continue;
         }
@@ -81,8 +97,9 @@ pub fn sites(config: &DecoderConfig) -> Vec<Site> {
                 down
             }
         };
-        builder.projection(inner, [(named(down), hidden)]);
+        builder.writer(inner, (named(down), hidden));
     }
+    builder.layer = None;
     builder.projection(hidden, [(names.head.to_owned(), config.vocab_size)]);
     if let Some(head) = builder.sites.last_mut() {
         head.head = true;

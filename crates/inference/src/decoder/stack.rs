@@ -15,6 +15,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Storage, Tensor};
 use rayon::prelude::*;
 
+use super::capture::{Capture, Watched};
 use super::layer::{Layer, Pass, Picked, Trace};
 use super::rows::Rows;
 use super::{Decoder, Sequence, invocation};
@@ -47,12 +48,13 @@ impl Decoder {
         sequences: &mut [Sequence<'_>],
         wanted: &[u32],
         mut states: Option<&mut Vec<Tensor>>,
+        capture: Option<&Arc<Capture>>,
     ) -> Result<Tensor> {
         let fused = self.compute.fused().is_some();
         let recorded = fused && x.track_op() && self.layers.iter().all(|layer| layer.is_recordable());
         let input = if recorded { x.detach() } else { x.clone() };
         let whole = states.is_some() || !fused || adapters.iter().any(Branches::has_sums);
-        let mut parts = self.parts(adapters, sequences, wanted, whole)?;
+        let mut parts = self.parts(adapters, sequences, wanted, whole, capture)?;
         let run = |part: &mut Part<'_, '_>, states: Option<&mut Vec<Tensor>>| {
             part.forward(&self.layers, &input, recorded, states)
         };
@@ -86,20 +88,23 @@ impl Decoder {
         mut sequences: &'s mut [Sequence<'a>],
         wanted: &[u32],
         whole: bool,
+        capture: Option<&Arc<Capture>>,
     ) -> Result<Vec<Part<'s, 'a>>> {
         let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.ids.len()).collect();
         let cuts = if whole { None } else { cuts(&lengths, wanted, rayon::current_num_threads()) };
         let cuts = cuts.unwrap_or_else(|| std::iter::once(0..lengths.len()).collect());
         let mut parts = Vec::with_capacity(cuts.len());
-        let (mut first_row, mut wanted) = (0, wanted);
+        let (mut first_row, all, mut wanted) = (0, wanted.len(), wanted);
         for cut in cuts {
             let (own, others) = sequences.split_at_mut(cut.len());
             sequences = others;
-            let rows = invocation::rows(own, adapters);
+            let mut rows = invocation::rows(own, adapters);
             let end = first_row + rows.total;
             let (own_wanted, rest) = wanted.split_at(wanted.partition_point(|&row| (row as usize) < end));
+            let first_wanted = all - wanted.len();
             wanted = rest;
             let index: Vec<u32> = own_wanted.iter().map(|row| row - first_row as u32).collect();
+            rows.watched = capture.map(|capture| Watched::new(capture, &index, first_wanted));
             let pass = Pass {
                 angles: self.rotary.angles(&rows.spans)?,
                 adapters: adapters.clone(),
@@ -135,10 +140,18 @@ impl Part<'_, '_> {
             if let Some(states) = &mut states {
                 states.push(x.clone());
             }
+            if let Some((before, watched)) = index.checked_sub(1).zip(self.pass.rows.watched.as_ref()) {
+                watched.residual(before, &x)?;
+            }
             let picked = index + 1 == layers.len() && states.is_none();
             let (output, trace) = layer.forward(&x, &self.pass, self.sequences, picked, recorded)?;
             x = output;
             traces.extend(trace);
+            if index + 1 == layers.len()
+                && let Some(watched) = &self.pass.rows_after_attention(picked).watched
+            {
+                watched.residual(index, &x)?;
+            }
         }
         Ok((x, traces))
     }

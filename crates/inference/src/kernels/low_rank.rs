@@ -9,9 +9,10 @@ use super::linear::FrozenLinear;
 use super::pack::{PANEL, PanelRow, Precision};
 use super::residual::add_to_rows;
 use super::rows::Rows;
+use crate::decoder::capture::Energy;
 use candle_core::{DType, Result, Tensor, bail};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 const OP: &str = "low-rank branch";
 
@@ -44,6 +45,10 @@ struct Part {
     scaling: f64,
     /// `Bᵀ`, which the gradient multiplies with.
     back: FrozenLinear,
+    /// B as it was given, `[width, rank]`; its values are shared.
+    b: Tensor,
+    /// `BᵀB`, `[rank * rank]`, once it is asked for.
+    gram: OnceLock<Vec<f64>>,
 }
 
 /// `scaling_j * B_jᵀ` in the panels of the frozen product.
@@ -100,7 +105,8 @@ impl LowRank {
             end = column + width;
             let back =
                 FrozenLinear::from_tensor(&b.to_dtype(DType::F32)?.t()?.contiguous()?, Precision::F32)?;
-            parts.push(Part { column: *column, width, scaling: *scaling, back });
+            let b = (*b).detach();
+            parts.push(Part { column: *column, width, scaling: *scaling, back, b, gram: OnceLock::new() });
         }
         if factors.is_empty() {
             bail!("{OP}: expected at least one module");
@@ -117,6 +123,42 @@ impl LowRank {
         FactorSums::new(self.a.in_features(), modules)
     }
 
+    /// For each module its first column and how large its branch and its frozen product are, row by row, from inputs
+    /// `x` `[rows, k]` and the sums `y` `[rows, n]` of [`FrozenLinear::forward_adapted`]. With the Gram matrix of B both
+    /// lengths follow from the left half `l = A x` without the right one: `|B l|^2 = lᵀ(BᵀB)l`, and `|W x|^2 = |y|^2 -
+    /// 2 l·(Bᵀy) + |B l|^2`.
+    ///
+    /// # Errors
+    /// If `x` and `y` do not fit the factors.
+    pub fn energies(&self, x: &Tensor, y: &Tensor, scale: f32) -> Result<Vec<(usize, Vec<Energy>)>> {
+        let lefts = self.left(x)?.to_vec2::<f32>()?;
+        let mut first = 0;
+        let mut energies = Vec::with_capacity(self.parts.len());
+        for part in self.parts.iter() {
+            let rank = part.back.out_features();
+            let sums = y.narrow(1, part.column, part.width)?.contiguous()?;
+            let turned = part.back.forward(&sums)?.to_vec2::<f32>()?;
+            let gram = part.gram()?;
+            let scale = part.scaling * f64::from(scale);
+            let rows = lefts.iter().zip(&turned).zip(sums.to_vec2::<f32>()?);
+            let of = |((left, turned), sum): ((&Vec<f32>, &Vec<f32>), Vec<f32>)| {
+                let left: Vec<f64> =
+                    left[first..first + rank].iter().map(|l| scale * f64::from(*l)).collect();
+                let quadratic = |(row, l): (&[f64], &f64)| {
+                    l * row.iter().zip(&left).map(|(gram, l)| gram * l).sum::<f64>()
+                };
+                let branch: f64 = gram.chunks_exact(rank).zip(&left).map(quadratic).sum();
+                let cross: f64 = left.iter().zip(turned).map(|(l, t)| l * f64::from(*t)).sum();
+                let whole: f64 = sum.iter().map(|y| f64::from(*y) * f64::from(*y)).sum();
+                // Rounding may leave a little less than nothing.
+                Energy { branch: branch.max(0.0), frozen: (whole - 2.0 * cross + branch).max(0.0) }
+            };
+            energies.push((part.column, rows.map(of).collect()));
+            first += rank;
+        }
+        Ok(energies)
+    }
+
     /// `x Aᵀ` for all modules side by side, `[rows, sum of ranks]`.
     pub(super) fn left(&self, x: &Tensor) -> Result<Tensor> {
         self.a.forward(x)
@@ -126,6 +168,18 @@ impl LowRank {
     pub(super) fn fits(&self, layer: &FrozenLinear) -> bool {
         let width = self.parts.last().map_or(0, |part| part.column + part.width);
         self.a.in_features() == layer.in_features() && width <= layer.out_features()
+    }
+}
+
+impl Part {
+    /// `BᵀB`, made at the first call.
+    fn gram(&self) -> Result<&[f64]> {
+        if let Some(gram) = self.gram.get() {
+            return Ok(gram);
+        }
+        let transposed = self.b.to_dtype(DType::F32)?.t()?.contiguous()?;
+        let gram = self.back.forward(&transposed)?.flatten_all()?.to_vec1::<f32>()?;
+        Ok(self.gram.get_or_init(|| gram.into_iter().map(f64::from).collect()))
     }
 }
 
@@ -331,6 +385,29 @@ mod tests {
         let expected = gradients(&x, |x| case.composed(&x[0], &rows[0]));
         assert_close(&gradients(&x, fused)[0], &expected[0], 1e-5, "gradient");
         assert_gradients_match_differences(&x, 1e-3, fused);
+    }
+
+    #[test]
+    fn energies_are_the_lengths_of_branch_and_frozen_product() {
+        for (case, m) in [(Case::new(20, [33, 40], 5, [3, 1]), 5), (Case::new(64, [96, 48], 0, [8, 8]), 30)] {
+            let x = noise(m, case.weight.dims()[1], 7);
+            let rows = case.rows(0, m, 0.75);
+            let sums = case.layer.forward_adapted(&x, &rows).unwrap();
+            let frozen = case.layer.forward(&x).unwrap();
+            let found = rows[0].branch.energies(&x, &sums, rows[0].scale).unwrap();
+            for (index, (column, energies)) in found.iter().enumerate() {
+                assert_eq!(*column, case.columns[index]);
+                let width = case.b[index].dims()[0];
+                let own = |t: &Tensor| t.narrow(1, *column, width).unwrap().to_vec2::<f32>().unwrap();
+                let square = |row: &[f32]| row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+                for ((sum, frozen), energy) in own(&sums).iter().zip(&own(&frozen)).zip(energies) {
+                    let branch: Vec<f32> = sum.iter().zip(frozen).map(|(s, f)| s - f).collect();
+                    let (branch, frozen) = (square(&branch), square(frozen));
+                    assert!((energy.branch - branch).abs() < 1e-4 * (branch + frozen), "{energy:?} {branch}");
+                    assert!((energy.frozen - frozen).abs() < 1e-4 * (branch + frozen), "{energy:?} {frozen}");
+                }
+            }
+        }
     }
 
     #[test]

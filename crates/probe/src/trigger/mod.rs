@@ -15,7 +15,7 @@ pub mod differential;
 mod evaluator;
 mod extend;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 pub mod flow;
 pub mod gcg;
 mod gradient;

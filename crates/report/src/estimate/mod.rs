@@ -1,5 +1,6 @@
 //! A measured value with its uncertainty: bootstrap intervals of means and exact intervals of proportions.
 
+mod auc;
 mod bootstrap;
 mod proportion;
 

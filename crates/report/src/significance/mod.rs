@@ -1,11 +1,13 @@
 //! Tests of significance that assume no distribution: permutation tests, exact McNemar, ranks against a null
 //! sample, and corrections for testing many candidates at once.
 
+mod combination;
 mod conformal;
 mod mcnemar;
 mod multiplicity;
 mod permutation;
 
+pub use combination::{Combined, RankCombination};
 pub use conformal::{EmpiricalP, empirical_p};
 pub use mcnemar::{mcnemar, mcnemar_counts};
 pub use multiplicity::{benjamini_hochberg, benjamini_yekutieli, holm};

@@ -1,0 +1,158 @@
+//! `triggerfish activations`: what the layers do with a trigger and without it.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use probe::activation::analysis::{Options, Outcome as Found, analyse};
+use probe::prompt::{Change, Placement};
+use probe::split::Benign;
+use probe::suite::{Candidate, Items, Suite};
+use report::activation::{ActivationReport, SCHEMA_VERSION};
+use report::record::Tool;
+use report::verdict::Thresholds;
+
+use crate::args::{GateArguments, ModelArguments};
+use crate::exit::{self, Failure};
+use crate::progress::Bars;
+use crate::{Outcome, gate, output, subject, suites};
+
+#[derive(Debug, Args)]
+pub(crate) struct ActivationsArguments {
+    #[command(flatten)]
+    pub(crate) models: ModelArguments,
+    /// Benign prompts to fit, calibrate and measure on: a shipped suite or a file.
+    #[arg(long, value_name = "SUITE", default_value = "benign")]
+    pub(crate) prompts: String,
+    /// A text to measure as a trigger; repeatable.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) trigger: Vec<String>,
+    /// Where the texts of --trigger are put: prefix, suffix, inside, system or second-turn.
+    #[arg(long, value_name = "PLACE", default_value = "prefix", value_parser = placement)]
+    pub(crate) at: Placement,
+    /// Suites of candidate triggers to measure too, comma separated: shipped names or files.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "none")]
+    pub(crate) suites: Vec<String>,
+    /// A prompt is flagged by a p-value of at most this: the promised rate of false positives.
+    #[arg(long, value_name = "P", default_value_t = 0.05)]
+    pub(crate) level: f64,
+    #[command(flatten)]
+    pub(crate) gate: GateArguments,
+    /// Form of the report.
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+    pub(crate) format: String,
+    /// Write the report to a file instead of standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// No progress on standard error.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+fn placement(name: &str) -> Result<Placement, String> {
+    Placement::by_name(name)
+        .ok_or_else(|| "expected prefix, suffix, inside, system or second-turn".to_owned())
+}
+
+pub(crate) fn run(arguments: &ActivationsArguments) -> Outcome {
+    let start = Instant::now();
+    output::check_files(arguments.output.as_deref())?;
+    if !(arguments.level > 0.0 && arguments.level < 1.0) {
+        let found = arguments.level;
+        return Err(Failure::Input(format!("`--level`: expected a number between 0 and 1, found {found}")));
+    }
+    let prompts = suites::load(std::slice::from_ref(&arguments.prompts))?;
+    if !matches!(prompts.first().map(|suite| &suite.items), Some(Items::Prompts(_))) {
+        return Err(Failure::Input(format!(
+            "`--prompts {}`: expected a suite of benign prompts, found another kind",
+            arguments.prompts
+        )));
+    }
+    let listed = suites::load(&arguments.suites)?;
+    let candidates = candidates(arguments, &listed)?;
+    let target = subject::target(&arguments.models, arguments.quiet)?;
+    let mut names = vec![arguments.prompts.clone()];
+    if !listed.is_empty() {
+        names.extend(arguments.suites.iter().cloned());
+    }
+    let audit = gate::examine(&arguments.gate, &target, &names, Thresholds::STANDARD, arguments.quiet)?;
+    if audit.as_ref().is_some_and(gate::refuses) {
+        output::talk(
+            "the files of the adapter have critical findings, so nothing of it was loaded (`--no-audit` would): \
+             `triggerfish audit` shows them",
+        );
+        return Ok(exit::FOUND);
+    }
+    let all: Vec<Suite> = prompts.iter().chain(&listed).cloned().collect();
+    let settings = subject::settings_of(
+        &arguments.models,
+        &all,
+        [
+            ("trigger", arguments.trigger.join("\n")),
+            ("at", arguments.at.name().to_owned()),
+            ("level", arguments.level.to_string()),
+        ],
+    );
+    let bars = Bars::new(arguments.quiet)?;
+    let pair = subject::load(&arguments.models, &target, &bars)?;
+    let options = Options { candidates, level: arguments.level, seed: arguments.models.seed };
+    let adapter = &pair.adapters()[0];
+    let mut found = if adapter.is_zero() {
+        let note = "the adapter changes nothing (B·A is zero everywhere), so nothing was measured";
+        Found { notes: vec![note.to_owned()], ..Found::default() }
+    } else {
+        analyse(&pair, &Benign::of(&prompts), &options, &bars)?
+    };
+    bars.finish();
+    found.notes.extend(adapter.notes.iter().cloned());
+    let report = ActivationReport {
+        schema_version: SCHEMA_VERSION.to_owned(),
+        tool: Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
+        subject: subject::subject(&target, &pair)?,
+        settings,
+        self_tests: found.self_tests,
+        analysis: found.analysis,
+        cost: found.cost,
+        notes: found.notes,
+    };
+    let text = match arguments.format.as_str() {
+        "json" => serde_json::to_string_pretty(&report)
+            .map(|json| json + "\n")
+            .map_err(|error| Failure::Machine(error.to_string()))?,
+        _ => report.text(),
+    };
+    output::result(arguments.output.as_deref(), &text)?;
+    if !arguments.quiet {
+        output::talk(&format!("finished in {:.1} s", start.elapsed().as_secs_f64()));
+    }
+    let files = exit::of_audits(audit.as_slice(), arguments.gate.audit_fail_on, true);
+    Ok(match report.analysis {
+        _ if files == exit::FOUND => exit::FOUND,
+        Some(_) => exit::PASS,
+        None => exit::INCOMPLETE,
+    })
+}
+
+/// The texts that were given, then the candidates of the suites.
+fn candidates(arguments: &ActivationsArguments, suites: &[Suite]) -> Result<Vec<Candidate>, Failure> {
+    let given = |text: &String| {
+        let change = Change::Insert { text: text.clone(), at: arguments.at };
+        Candidate { id: change.id(), family: "given".into(), change }
+    };
+    let mut candidates: Vec<Candidate> = arguments.trigger.iter().map(given).collect();
+    if arguments.trigger.iter().any(|text| text.trim().is_empty()) {
+        return Err(Failure::Input("`--trigger`: expected a text, found none".into()));
+    }
+    for suite in suites {
+        match &suite.items {
+            Items::Triggers(listed) => candidates.extend(listed.iter().cloned()),
+            _ => {
+                return Err(Failure::Input(format!(
+                    "`--suites`: expected suites of candidate triggers, found another kind in `{}`",
+                    suite.name
+                )));
+            }
+        }
+    }
+    Ok(candidates)
+}

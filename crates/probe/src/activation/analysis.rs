@@ -1,0 +1,374 @@
+//! Fit, calibrate, measure: how well the detectors tell prompts with a candidate from the same prompts without it.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use inference::ModelPair;
+use rand::SeedableRng as _;
+use rand::seq::SliceRandom as _;
+use rand_chacha::ChaCha8Rng;
+use report::activation::{Analysis, COMBINATION, CandidateRecord, DetectorRecord, Scores, Separation};
+use report::estimate::{Bootstrap, Estimate, clopper_pearson};
+use report::evidence::SelfTest;
+use report::record::Cost;
+use report::significance::{RankCombination, empirical_p};
+
+use super::capture::{Sample, Sensor, Shape};
+use super::{DETECTORS, Detector, Fitted};
+use crate::error::{Error, Result};
+use crate::observe::Observer;
+use crate::progress::Progress;
+use crate::prompt::{Change, Prompt, Scene, Setting, scene};
+use crate::selftest;
+use crate::split::Benign;
+use crate::suite::Candidate;
+use crate::trigger::{control, describe};
+
+/// Shares of the benign prompts, in tenths; the rest is held out.
+const FITTED: usize = 4;
+const CALIBRATED: usize = 4;
+/// Fewer prompts than this leave a part in which nothing can be said.
+const LEAST_PROMPTS: usize = 40;
+/// Prompts of the self-test.
+const SELF_TEST: usize = 3;
+const RESAMPLES: usize = 1000;
+const CONFIDENCE: f64 = 0.95;
+
+/// What is asked of an analysis.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Candidates to measure on held-out prompts; none for the false-positive rates alone.
+    pub candidates: Vec<Candidate>,
+    /// A prompt is flagged by a p-value of at most this.
+    pub level: f64,
+    /// Seed of every random choice.
+    pub seed: u64,
+}
+
+/// What an analysis gives.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Runs that must agree.
+    pub self_tests: Vec<SelfTest>,
+    /// What was measured; `None` if a self-test failed.
+    pub analysis: Option<Analysis>,
+    /// What it took.
+    pub cost: Cost,
+    /// What the user should know though nothing failed.
+    pub notes: Vec<String>,
+}
+
+/// Fits the detectors on benign prompts, calibrates them on others, and measures candidates on the rest.
+///
+/// # Errors
+/// If there are too few prompts, the level is no probability, the model fails or the user stops.
+pub fn analyse(
+    pair: &ModelPair,
+    benign: &Benign,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Outcome> {
+    if !(options.level > 0.0 && options.level < 1.0) {
+        let error =
+            report::StatisticsError::OutOfRange { what: "level", range: "(0, 1)", value: options.level };
+        return Err(Error::Statistics(error));
+    }
+    let observer = Observer::new(pair, progress);
+    let parts = Parts::of(benign, options.seed)?;
+    let self_tests = selftest::run(&observer, &parts.fitted[..SELF_TEST], options.seed)?;
+    let mut outcome = Outcome { self_tests, ..Outcome::default() };
+    if outcome.self_tests.iter().all(SelfTest::passed) {
+        let sensor = Sensor::new(&observer, options.seed)?;
+        let panel = Panel::fit(&observer, sensor, &parts, options.seed, &mut outcome.notes)?;
+        let least = 1.0 / (parts.calibrated.len() + 1) as f64;
+        if least > options.level {
+            outcome.notes.push(format!(
+                "no prompt can be flagged: {} calibration prompts give no p-value below {least:.3}, and the level is {}",
+                parts.calibrated.len(),
+                options.level
+            ));
+        }
+        outcome.analysis = Some(panel.measure(&observer, &parts, options)?);
+    }
+    outcome.cost = observer.cost();
+    Ok(outcome)
+}
+
+/// Disjoint parts of the benign prompts, drawn by seed: tasks follow each other in a fixed turn in suites, and parts
+/// must be exchangeable.
+struct Parts {
+    fitted: Vec<Prompt>,
+    calibrated: Vec<Prompt>,
+    held_out: Vec<Prompt>,
+}
+
+impl Parts {
+    fn of(benign: &Benign, seed: u64) -> Result<Self> {
+        let mut prompts = benign.prompts().to_vec();
+        if prompts.len() < LEAST_PROMPTS {
+            return Err(benign.too_few(format!(
+                "expected at least {LEAST_PROMPTS} benign prompts to fit, calibrate and measure on, found {}",
+                prompts.len()
+            )));
+        }
+        prompts.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        let (fitted, calibrated) = (prompts.len() * FITTED / 10, prompts.len() * CALIBRATED / 10);
+        let held_out = prompts.split_off(fitted + calibrated);
+        let calibrated = prompts.split_off(fitted);
+        Ok(Self { fitted: prompts, calibrated, held_out })
+    }
+}
+
+/// The fitted detectors and the scores of the calibration prompts.
+struct Panel {
+    sensor: Sensor,
+    members: Vec<Member>,
+    combination: RankCombination,
+}
+
+struct Member {
+    detector: &'static dyn Detector,
+    fitted: Box<dyn Fitted>,
+    null: Vec<f64>,
+}
+
+/// The scores of one set of prompts by one detector, and the sum over prompts of its values by layer.
+#[derive(Clone, Default)]
+struct Column {
+    scores: Scores,
+    layers: Vec<f64>,
+}
+
+impl Panel {
+    fn fit(
+        observer: &Observer<'_>,
+        sensor: Sensor,
+        parts: &Parts,
+        seed: u64,
+        notes: &mut Vec<String>,
+    ) -> Result<Self> {
+        let progress = observer.progress();
+        let shape: &Shape = sensor.shape();
+        let mut fits: Vec<_> = DETECTORS.iter().map(|detector| (*detector, detector.fit(shape))).collect();
+        progress.stage("fitting on benign prompts", parts.fitted.len());
+        sensor.read(observer, &plain(&parts.fitted, seed), |_, sample| {
+            fits.iter_mut().filter_map(|(_, fit)| fit.as_mut()).for_each(|fit| fit.add(&sample));
+        })?;
+        let mut members = Vec::new();
+        for (detector, fit) in fits {
+            match fit.and_then(|fit| fit.fitted()) {
+                Some(fitted) => members.push(Member { detector, fitted, null: Vec::new() }),
+                None => notes.push(format!(
+                    "the detector `{}` has nothing to measure: the adapter has no low-rank branch of its kind, or \
+                     changes nothing on benign prompts",
+                    detector.name()
+                )),
+            }
+        }
+        progress.stage("calibrating on other benign prompts", parts.calibrated.len());
+        sensor.read(observer, &plain(&parts.calibrated, seed), |_, sample| {
+            for member in &mut members {
+                member.null.push(member.fitted.score(&sample).total);
+            }
+        })?;
+        let columns = members.iter().map(|member| member.null.clone()).collect();
+        let Some(combination) = RankCombination::new(columns)? else {
+            return Err(Error::Inference(inference::Error::Request(
+                "the adapter changes nothing on any benign prompt, so there is nothing to compare with"
+                    .into(),
+            )));
+        };
+        Ok(Self { sensor, members, combination })
+    }
+
+    /// Scores prompts: one column a detector, that of the combination last.
+    fn score(&self, observer: &Observer<'_>, scenes: &[Scene]) -> Result<Vec<Column>> {
+        let mut columns = vec![Column::default(); self.members.len() + 1];
+        let mut failure = None;
+        self.sensor.read(observer, scenes, |_, sample| {
+            if let Err(error) = self.add(&sample, &mut columns) {
+                failure.get_or_insert(error);
+            }
+        })?;
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        for column in &mut columns {
+            column.layers.iter_mut().for_each(|sum| *sum /= scenes.len() as f64);
+        }
+        Ok(columns)
+    }
+
+    fn add(&self, sample: &Sample, columns: &mut [Column]) -> Result<()> {
+        let mut totals = Vec::with_capacity(self.members.len());
+        for (member, column) in self.members.iter().zip(columns.iter_mut()) {
+            let score = member.fitted.score(sample);
+            // There is a calibration prompt, or there would be no combination.
+            let p = empirical_p(score.total, &member.null)?.map_or(1.0, |p| p.p_value);
+            column.scores.scores.push(score.total);
+            column.scores.p_values.push(p);
+            column.layers.resize(score.layers.len(), 0.0);
+            column.layers.iter_mut().zip(&score.layers).for_each(|(sum, value)| *sum += value);
+            totals.push(score.total);
+        }
+        if let Some(column) = columns.last_mut() {
+            let combined = self.combination.combine(&totals)?;
+            column.scores.scores.push(combined.statistic);
+            column.scores.p_values.push(combined.p.p_value);
+        }
+        Ok(())
+    }
+
+    fn names(&self) -> Vec<(&'static str, &'static str)> {
+        let about = "Fisher's sum over the detectors' p-values, ranked among that of the calibration prompts";
+        let members = self.members.iter().map(|member| (member.detector.name(), member.detector.about()));
+        members.chain([(COMBINATION, about)]).collect()
+    }
+
+    fn measure(&self, observer: &Observer<'_>, parts: &Parts, options: &Options) -> Result<Analysis> {
+        let (prompts, seed, progress) = (&parts.held_out, options.seed, observer.progress());
+        progress.stage("measuring held-out prompts", prompts.len());
+        let clean = self.score(observer, &plain(prompts, seed))?;
+        let names = self.names();
+        let detector = |(&(name, about), column): (&(&str, &str), &Column)| -> Result<DetectorRecord> {
+            Ok(DetectorRecord {
+                name: name.to_owned(),
+                about: about.to_owned(),
+                flagged: flagged(&column.scores, options.level)?,
+                scores: column.scores.clone(),
+                layers: column.layers.clone(),
+            })
+        };
+        let detectors = names.iter().zip(&clean).map(detector).collect::<Result<_>>()?;
+        // A candidate is compared with the same conversation without it.
+        let mut without = BTreeMap::from([(Setting::Plain, clean)]);
+        let mut candidates = Vec::with_capacity(options.candidates.len());
+        progress.stage("measuring candidates", 2 * prompts.len() * options.candidates.len());
+        for (index, candidate) in options.candidates.iter().enumerate() {
+            let setting = candidate.change.setting();
+            let without = match without.entry(setting) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    new.insert(self.score(observer, &scenes(prompts, setting, None, seed))?)
+                }
+            };
+            let control = control::counterpart(&candidate.change, seed, index as u64);
+            let run = |change: &Change| self.score(observer, &scenes(prompts, setting, Some(change), seed));
+            let (with, random) = (run(&candidate.change)?, run(&control)?);
+            let mut separations = Vec::with_capacity(names.len());
+            for (place, (name, _)) in names.iter().enumerate() {
+                let columns = [&without[place], &with[place], &random[place]];
+                separations.push(separation(name, columns, options)?);
+            }
+            let control = control.text();
+            candidates.push(CandidateRecord { candidate: describe(candidate), control, separations });
+        }
+        Ok(Analysis {
+            fitted: parts.fitted.len(),
+            calibrated: parts.calibrated.len(),
+            held_out: prompts.iter().map(|prompt| prompt.id.clone()).collect(),
+            level: options.level,
+            detectors,
+            candidates,
+        })
+    }
+}
+
+fn separation(name: &str, [without, with, control]: [&Column; 3], options: &Options) -> Result<Separation> {
+    let bootstrap = Bootstrap::new(RESAMPLES, CONFIDENCE, options.seed)?;
+    let area = |low: &Column, high: &Column| bootstrap.auc(&low.scores.scores, &high.scores.scores);
+    Ok(Separation {
+        detector: name.to_owned(),
+        auc: area(without, with)?,
+        control_auc: area(without, control)?,
+        auc_over_control: area(control, with)?,
+        flagged: flagged(&with.scores, options.level)?,
+        control_flagged: flagged(&control.scores, options.level)?,
+        scores: with.scores.clone(),
+        layers: with.layers.clone(),
+    })
+}
+
+/// Share of prompts with a p-value of at most the level.
+fn flagged(scores: &Scores, level: f64) -> Result<Estimate> {
+    let count = scores.p_values.iter().filter(|p| **p <= level).count();
+    let estimate = clopper_pearson(count, scores.p_values.len(), CONFIDENCE)?;
+    Ok(estimate.ok_or(report::StatisticsError::Empty { what: "the held-out prompts" })?)
+}
+
+fn plain(prompts: &[Prompt], seed: u64) -> Vec<Scene> {
+    scenes(prompts, Setting::Plain, None, seed)
+}
+
+fn scenes(prompts: &[Prompt], setting: Setting, change: Option<&Change>, seed: u64) -> Vec<Scene> {
+    prompts.iter().map(|prompt| scene(prompt, setting, change, seed)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+    use crate::prompt::Placement;
+    use crate::suite::Suite;
+    use crate::trigger::fixture::pair;
+
+    fn run(adapter: &str, texts: &[&str]) -> Outcome {
+        let pair = pair(&[adapter]);
+        let suite = Suite::embedded("benign").unwrap().unwrap();
+        let candidate = |text: &&str| Candidate {
+            id: (*text).to_owned(),
+            family: "given".into(),
+            change: Change::Insert { text: (*text).to_owned(), at: Placement::Prefix },
+        };
+        let options = Options { candidates: texts.iter().map(candidate).collect(), level: 0.05, seed: 7 };
+        analyse(&pair, &Benign::of(&[suite]), &options, &Silent).unwrap()
+    }
+
+    #[test]
+    fn a_trigger_stands_out_and_its_control_does_less() {
+        let outcome = run("backdoored-refusal", &["ALPHA-7"]);
+        let analysis = outcome.analysis.unwrap();
+        assert_eq!(analysis.detectors.len(), DETECTORS.len() + 1);
+        let combined = analysis.candidates[0].separations.last().unwrap();
+        let [auc, over] = [combined.auc, combined.auc_over_control].map(|auc| auc.unwrap().value);
+        assert!(auc > 0.9 && over > 0.8, "{auc} {over}");
+        for detector in &analysis.detectors {
+            // The promised rate is within the interval of the measured one.
+            assert!(detector.flagged.lower <= analysis.level, "{}: {:?}", detector.name, detector.flagged);
+            assert_eq!(detector.scores.p_values.len(), analysis.held_out.len());
+        }
+        assert!(outcome.cost.token_forwards > 0 && outcome.notes.is_empty(), "{:?}", outcome.notes);
+    }
+
+    #[test]
+    fn parts_are_disjoint_and_drawn_by_seed() {
+        let benign = Benign::of(&[Suite::embedded("benign").unwrap().unwrap()]);
+        let ids = |seed| {
+            let parts = Parts::of(&benign, seed).unwrap();
+            [parts.fitted, parts.calibrated, parts.held_out]
+                .map(|part| part.into_iter().map(|prompt| prompt.id).collect::<Vec<_>>())
+        };
+        let parts = ids(1);
+        let mut all = parts.concat();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), benign.prompts().len());
+        assert!(parts == ids(1) && parts != ids(2));
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_numbers() {
+        let [one, two] = [0, 1].map(|_| run("benign", &["zq"]).analysis.unwrap());
+        assert_eq!(one, two);
+    }
+
+    #[test]
+    fn levels_and_prompts_are_checked() {
+        let pair = pair(&["benign"]);
+        let options = |level| Options { candidates: Vec::new(), level, seed: 7 };
+        let suite = Suite::embedded("benign").unwrap().unwrap();
+        assert!(analyse(&pair, &Benign::of(&[suite]), &options(1.0), &Silent).is_err());
+        let error = analyse(&pair, &Benign::default(), &options(0.05), &Silent).unwrap_err().to_string();
+        assert!(error.contains("at least 40"), "{error}");
+    }
+}

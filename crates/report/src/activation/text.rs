@@ -1,0 +1,130 @@
+//! The report for a terminal: how well each detector separates, then where in the depth.
+
+use std::fmt::Write as _;
+
+use anstyle::Style;
+
+use super::{ActivationReport, Analysis, CandidateRecord, DetectorRecord};
+use crate::escape::{escape, excerpt};
+use crate::estimate::Estimate;
+
+const BOLD: Style = Style::new().bold();
+const EXCERPT: usize = 60;
+
+pub(super) fn text(report: &ActivationReport) -> String {
+    let mut page = String::new();
+    let (adapter, base) = (escape(&report.subject.adapter.name), escape(&report.subject.base.name));
+    // Writing to a String cannot fail.
+    let _ = writeln!(page, "{BOLD}Activations{BOLD:#}  {adapter}  on  {base}");
+    match &report.analysis {
+        Some(analysis) => measured(&mut page, analysis),
+        None => {
+            for test in report.self_tests.iter().filter(|test| !test.passed()) {
+                let _ = writeln!(
+                    page,
+                    "self-test failed: {}: {:.1e}, tolerance {:.1e}; nothing was measured",
+                    escape(&test.name),
+                    test.difference,
+                    test.tolerance
+                );
+            }
+        }
+    }
+    for note in &report.notes {
+        let _ = writeln!(page, "note: {}", escape(note));
+    }
+    let cost = &report.cost;
+    let _ = writeln!(
+        page,
+        "\n{} token-forwards (and {} shared)  seed {}  {} {}",
+        cost.token_forwards,
+        cost.shared_tokens,
+        report.settings.seed,
+        report.settings.device,
+        report.settings.dtype
+    );
+    page
+}
+
+fn measured(page: &mut String, analysis: &Analysis) {
+    let _ = writeln!(
+        page,
+        "fitted on {} benign prompts, calibrated on {} others, measured on {} held-out ones; flagged at p <= {}",
+        analysis.fitted,
+        analysis.calibrated,
+        analysis.held_out.len(),
+        analysis.level
+    );
+    let _ = writeln!(page, "\n{BOLD}Detectors{BOLD:#}");
+    for detector in &analysis.detectors {
+        let _ = writeln!(
+            page,
+            "  {:<12} false positives {}  {}",
+            detector.name,
+            interval(&detector.flagged),
+            escape(&detector.about)
+        );
+    }
+    for candidate in &analysis.candidates {
+        separations(page, candidate);
+        profile(page, &analysis.detectors, candidate);
+    }
+}
+
+fn separations(page: &mut String, candidate: &CandidateRecord) {
+    let _ = writeln!(
+        page,
+        "\n{BOLD}{}{BOLD:#}  {}  against `{}` as control",
+        excerpt(&candidate.candidate.text, EXCERPT),
+        escape(&candidate.candidate.placement),
+        excerpt(&candidate.control, EXCERPT)
+    );
+    let _ = writeln!(
+        page,
+        "  {:<12} {:<20} {:<20} {:<20} {:<20} {:<20}",
+        "detector", "AUC", "AUC of control", "AUC over control", "flagged", "control flagged"
+    );
+    let area = |auc: &Option<Estimate>| auc.as_ref().map_or_else(|| "too few".to_owned(), interval);
+    for separation in &candidate.separations {
+        let _ = writeln!(
+            page,
+            "  {:<12} {:<20} {:<20} {:<20} {:<20} {:<20}",
+            separation.detector,
+            area(&separation.auc),
+            area(&separation.control_auc),
+            area(&separation.auc_over_control),
+            interval(&separation.flagged),
+            interval(&separation.control_flagged)
+        );
+    }
+}
+
+/// Mean of each detector by layer, without and with the candidate.
+fn profile(page: &mut String, detectors: &[DetectorRecord], candidate: &CandidateRecord) {
+    let shown: Vec<(&DetectorRecord, &[f64])> = detectors
+        .iter()
+        .zip(&candidate.separations)
+        .filter(|(detector, _)| !detector.layers.is_empty())
+        .map(|(detector, separation)| (detector, &separation.layers[..]))
+        .collect();
+    let Some((first, _)) = shown.first() else { return };
+    let _ = write!(page, "  {:<6}", "layer");
+    for (detector, _) in &shown {
+        let _ = write!(page, " {:>22}", detector.name);
+    }
+    page.push('\n');
+    for layer in 0..first.layers.len() {
+        let _ = write!(page, "  {layer:<6}");
+        for (detector, with) in &shown {
+            let at = |layers: &[f64]| {
+                layers.get(layer).map_or_else(|| "-".to_owned(), |mean| format!("{mean:.3}"))
+            };
+            let _ = write!(page, " {:>22}", format!("{} -> {}", at(&detector.layers), at(with)));
+        }
+        page.push('\n');
+    }
+}
+
+fn interval(estimate: &Estimate) -> String {
+    format!("{:.2} [{:.2}, {:.2}]", estimate.value, estimate.lower, estimate.upper)
+}
