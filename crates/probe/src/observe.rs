@@ -209,6 +209,7 @@ impl<'a> Observer<'a> {
         requests: &[Request],
         mut each: impl FnMut(usize, &Activations, usize) -> Result<()>,
     ) -> Result<()> {
+        self.count_contexts(requests);
         self.in_batches(requests, |batch| {
             let run = |forward: &mut Batch<'_, '_>| self.pair.forward_captured(forward);
             let ((_, activations), wanted) = self.pass(requests, batch, run)?;
