@@ -240,15 +240,17 @@ fn without_generation_tags(source: &str) -> String {
     let mut plain = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let inner = rest[start + 2..start + length].trim_matches(['-', '+', ' ', '\n', '\t']);
+        // Behind the mark, so that the two of `{%}` do not share their sign.
+        let Some(length) = rest[start + 2..].find("%}") else { break };
+        let end = start + 2 + length + 2;
+        let inner = rest[start + 2..end - 2].trim_matches(['-', '+', ' ', '\n', '\t']);
         plain.push_str(&rest[..start]);
         plain.push_str(match inner {
             "generation" => "{% if true %}",
             "endgeneration" => "{% endif %}",
-            _ => &rest[start..start + length + 2],
+            _ => &rest[start..end],
         });
-        rest = &rest[start + length + 2..];
+        rest = &rest[end..];
     }
     plain.push_str(rest);
     plain

@@ -9,6 +9,17 @@ fn rules(source: &str) -> Vec<&'static str> {
     rules
 }
 
+/// Found by fuzzing: the marks of the first share a sign.
+#[test]
+fn blocks_that_do_not_end_are_no_panic() {
+    for source in
+        ["{%}", "{{%}x", "{%%}", "{% generation %}{%", "{%é%}", "{% generation %}x{% endgeneration %}{%}"]
+    {
+        let _ = rules(source);
+    }
+    assert_eq!(rules("{% generation %}{{ messages[0].content }}{% endgeneration %}"), [] as [&str; 0]);
+}
+
 #[test]
 fn triggers_are_found_through_names_filters_and_pieces() {
     for condition in [
