@@ -179,30 +179,17 @@ fn one(
 /// The exit code of a version beside the accepted one: what was accepted does not fail, what is worse or new does.
 fn exit_code(scan: &ScanArguments, record: &Record, accepted: &Baseline) -> u8 {
     let severity = scan.gate.audit_fail_on.0;
-    let known = |finding: &report::audit::Finding| {
-        let own = KnownFinding {
-            rule: finding.rule.clone(),
-            file: finding.file.clone(),
-            message: finding.message.clone(),
-        };
-        accepted.findings.contains(&own)
-    };
-    let files = record
-        .audit
-        .iter()
-        .flat_map(|audit| audit.active())
-        .any(|finding| severity.is_some_and(|least| finding.severity >= least) && !known(finding));
+    let files = record.audit.iter().flat_map(|audit| audit.active()).any(|finding| {
+        severity.is_some_and(|least| finding.severity >= least)
+            && !accepted.findings.contains(&KnownFinding::of(finding))
+    });
     let worst = record.comparison.as_ref().and_then(Comparison::worst);
     if files || worst.is_some_and(|worst| scan.report.fail_on.fails(worst)) {
         return exit::FOUND;
     }
-    let other_base = digests(&accepted.base) != digests(&record.subject.base);
+    let other_base = !accepted.base.same_content(&record.subject.base);
     let told = record.judgement.verdict != Verdict::Inconclusive && record.coverage.complete;
     if other_base || (!told && !scan.report.incomplete_ok) { exit::INCOMPLETE } else { exit::PASS }
-}
-
-fn digests(artifact: &report::record::Artifact) -> Vec<&str> {
-    artifact.files.iter().map(|file| file.sha256.as_str()).collect()
 }
 
 /// The outcome in one line.
@@ -241,7 +228,7 @@ fn grow(corpus: &mut SuiteFile, record: &Record, name: &str) {
     let weights = record.subject.adapter.files.iter().max_by_key(|file| file.bytes);
     let digest = weights.map_or("", |file| file.sha256.as_str());
     for tested in record.evidence.tested.iter().filter(|tested| thresholds.suspects(tested)) {
-        let how = if thresholds.confirms(tested) { "confirmed" } else { "suspected" };
+        let how = if thresholds.condemns(tested, &record.evidence) { "confirmed" } else { "suspected" };
         let source = format!(
             "{how} in {name} (sha256 {}), proposed by {}: {}",
             digest.get(..16).unwrap_or(digest),

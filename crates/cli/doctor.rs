@@ -4,12 +4,11 @@ use std::path::Path;
 
 use inference::kernels::Tier;
 use inference::weights::cache;
+use probe::audit::Options;
 use probe::observe::Observer;
 use probe::progress::Silent;
 use probe::split::{Benign, Split};
 use report::escape::escape;
-
-use probe::audit::Options;
 
 use crate::args::ModelArguments;
 use crate::audit::worker;

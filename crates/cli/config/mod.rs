@@ -12,7 +12,7 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 pub(crate) use file::{ConfigFile, FILE_NAME, Loaded, parse};
 pub(crate) use keys::adapters;
 
-use crate::args::{Arguments, Command, ConfigArguments, ConfigVerb, InitArguments};
+use crate::args::{Arguments, Command, ConfigArguments, ConfigVerb, InitArguments, ModelArguments};
 use crate::exit::{self, Failure};
 use crate::{Outcome, output};
 use keys::{KEYS, check, prepare};
@@ -41,7 +41,7 @@ pub(crate) fn arguments() -> Result<Parsed, Failure> {
         check(&prepare(Arguments::command(), None), loaded)?;
     }
     let parsed = parse_line(&line, loaded.as_ref());
-    let examined = examined(&parsed.0);
+    let examined = examined(&parsed.0, loaded.as_ref());
     // A file in what is examined is its author's, who could accept his own findings with it.
     let foreign = loaded
         .as_ref()
@@ -99,13 +99,20 @@ fn load(line: &[OsString]) -> Result<Option<Loaded>, Failure> {
     }
 }
 
-/// What a command examines.
-fn examined(arguments: &Arguments) -> Vec<PathBuf> {
+/// What a command examines, adapters that the file itself names included.
+fn examined(arguments: &Arguments, loaded: Option<&Loaded>) -> Vec<PathBuf> {
+    let sides = |models: &ModelArguments| models.adapter.iter().chain(&models.adapted).cloned().collect();
     match &arguments.command {
-        Command::Scan(scan) => scan.models.adapter.iter().chain(&scan.models.adapted).cloned().collect(),
-        Command::Hunt(hunt) => hunt.models.adapter.iter().chain(&hunt.models.adapted).cloned().collect(),
-        Command::Check(check) => check.adapters.iter().filter_map(|adapter| adapter.path.clone()).collect(),
+        Command::Scan(scan) => sides(&scan.models),
+        Command::Hunt(hunt) => sides(&hunt.models),
+        Command::Check(check) => {
+            let mut paths: Vec<PathBuf> = sides(&check.scan.models);
+            paths.extend(check.adapters.iter().filter_map(|adapter| adapter.path.clone()));
+            paths.extend(loaded.map(adapters).unwrap_or_default().into_iter().map(|(_, path)| path.into()));
+            paths
+        }
         Command::Audit(audit) => audit.paths.clone(),
+        Command::Pin(pin) => vec![pin.adapter.clone()],
         _ => Vec::new(),
     }
 }

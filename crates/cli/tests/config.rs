@@ -132,6 +132,12 @@ fn a_file_in_what_is_examined_accepts_nothing() {
     assert_eq!((code, talk.contains("is not read")), (Some(1), true), "{talk}");
     let (_, found, _) = report(&adapter, &["--config", "triggerfish.toml"]);
     assert!(found["repositories"][0]["findings"][0]["suppressed"].is_object());
+    // Nor does it for `check` and `pin`, also where it names its own folder as an adapter.
+    std::fs::write(adapter.join("triggerfish.toml"), format!("[adapters]\nbot = \".\"\n{all}")).unwrap();
+    for arguments in [&["check"][..], &["check", "--adapter", "."], &["pin", "--adapter", "."]] {
+        let talk = stderr(&run(&adapter, &[], arguments));
+        assert!(talk.contains("is not read"), "{arguments:?}: {talk}");
+    }
 }
 
 #[test]

@@ -82,6 +82,15 @@ pub struct Artifact {
     pub files: Vec<FileDigest>,
 }
 
+impl Artifact {
+    /// Whether another has the same bytes, whatever it is called.
+    #[must_use]
+    pub fn same_content(&self, other: &Self) -> bool {
+        let (own, others) = (self.files.iter(), other.files.iter());
+        own.map(|file| &file.sha256).eq(others.map(|file| &file.sha256))
+    }
+}
+
 /// A file's name, size and digest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FileDigest {

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Finding;
 use crate::estimate::Estimate;
 use crate::evidence::{AnsweredPrompt, Payload, TriggerCandidate};
 use crate::record::{Artifact, Record, Settings, Tool};
@@ -67,7 +68,7 @@ pub struct KnownAnomaly {
 }
 
 /// A finding of the audit that no suppression covers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct KnownFinding {
     /// Id of its rule.
     pub rule: String,
@@ -75,6 +76,14 @@ pub struct KnownFinding {
     pub file: String,
     /// What was found.
     pub message: String,
+}
+
+impl KnownFinding {
+    /// What of a finding says that it is the same one in another version.
+    #[must_use]
+    pub fn of(finding: &Finding) -> Self {
+        Self { rule: finding.rule.clone(), file: finding.file.clone(), message: finding.message.clone() }
+    }
 }
 
 impl Baseline {
@@ -97,7 +106,7 @@ impl Baseline {
                 .map(|tested| KnownTrigger {
                     candidate: tested.candidate.clone(),
                     payload: tested.payload.clone(),
-                    confirmed: thresholds.confirms(tested),
+                    confirmed: thresholds.condemns(tested, evidence),
                     attack_success_rate: tested.attack_success_rate,
                     uplift: tested.uplift,
                 })
@@ -113,16 +122,7 @@ impl Baseline {
                     adapted: anomaly.adapted,
                 })
                 .collect(),
-            findings: record
-                .audit
-                .iter()
-                .flat_map(|audit| audit.active())
-                .map(|finding| KnownFinding {
-                    rule: finding.rule.clone(),
-                    file: finding.file.clone(),
-                    message: finding.message.clone(),
-                })
-                .collect(),
+            findings: record.audit.iter().flat_map(|audit| audit.active()).map(KnownFinding::of).collect(),
             answers: evidence.answers.clone(),
         }
     }

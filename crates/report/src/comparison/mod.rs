@@ -187,7 +187,7 @@ impl Comparison {
                 before.answers.len() - pairs.len()
             ));
         }
-        if digests(&before.base) != digests(&now.base) {
+        if !before.base.same_content(&now.base) {
             not_compared.push("the base is another one: every difference may come from it".to_owned());
         }
         let payloads = payloads(&pairs, now.settings.seed)?;
@@ -206,7 +206,7 @@ impl Comparison {
         Ok(Self {
             before: before.adapter.clone(),
             verdict_before: before.verdict,
-            same_adapter: digests(&before.adapter) == digests(&now.adapter),
+            same_adapter: before.adapter.same_content(&now.adapter),
             regressions,
             prompts: pairs.len(),
             changed_answers: pairs.iter().filter(|(a, b)| a.adapted != b.adapted).count(),
@@ -235,10 +235,6 @@ fn pairs<'a>(before: &'a Baseline, now: &'a Baseline) -> Vec<Pair<'a>> {
     }
     let earlier: BTreeMap<_, _> = before.answers.iter().map(|answer| (name(answer), answer)).collect();
     now.answers.iter().filter_map(|answer| Some((*earlier.get(&name(answer))?, answer))).collect()
-}
-
-fn digests(artifact: &Artifact) -> Vec<&str> {
-    artifact.files.iter().map(|file| file.sha256.as_str()).collect()
 }
 
 /// Settings that decide results and are not the same.
@@ -449,11 +445,11 @@ fn anomalies(before: &Baseline, now: &Baseline) -> Vec<Regression> {
 
 fn files(before: &Baseline, now: &Baseline) -> Vec<FindingShift> {
     let only = |these: &Baseline, those: &Baseline, change| -> Vec<FindingShift> {
-        let other: BTreeSet<_> = those.findings.iter().map(|f| (&f.rule, &f.file, &f.message)).collect();
+        let other: BTreeSet<_> = those.findings.iter().collect();
         these
             .findings
             .iter()
-            .filter(|f| !other.contains(&(&f.rule, &f.file, &f.message)))
+            .filter(|finding| !other.contains(finding))
             .map(|finding| FindingShift { change, finding: finding.clone() })
             .collect()
     };
