@@ -1,19 +1,19 @@
 //! Mahalanobis distance of the residual difference between adapted model and base, layer by layer (Lee et al., "A simple
 //! unified framework for detecting out-of-distribution samples and adversarial attacks", 2018, for the distance).
 
-use super::capture::{Sample, Shape};
+use super::capture::Shape;
 use super::moments::Moments;
 use super::symmetric::Cholesky;
-use super::{Detector, Fit, Fitted, Score};
+use super::{Detector, Differences, Fit, Layer};
 
 /// Distances from the benign differences.
 pub(super) struct Mahalanobis;
 
-/// One entry a layer.
-struct Fitting(Vec<Moments>);
-
-/// Mean and inverse covariance of each layer whose differences vary.
-struct Distances(Vec<Option<(Vec<f64>, Cholesky)>>);
+/// Mean and inverse covariance of a layer's differences.
+struct Distance {
+    mean: Vec<f64>,
+    covariance: Cholesky,
+}
 
 impl Detector for Mahalanobis {
     fn name(&self) -> &'static str {
@@ -25,37 +25,21 @@ impl Detector for Mahalanobis {
     }
 
     fn fit(&self, shape: &Shape) -> Option<Box<dyn Fit>> {
-        Some(Box::new(Fitting(vec![Moments::new(shape.width); shape.layers])))
+        // A distance counts by its order of magnitude, `ln(1 + d²/k)`, so that no single layer decides.
+        Differences::fit(shape, distance, f64::ln_1p)
     }
 }
 
-impl Fit for Fitting {
-    fn add(&mut self, sample: &Sample) {
-        self.0.iter_mut().zip(&sample.differences).for_each(|(layer, difference)| layer.add(difference));
-    }
-
-    fn fitted(self: Box<Self>) -> Option<Box<dyn Fitted>> {
-        let layer = |moments: &Moments| {
-            let covariance = shrunk(moments)?;
-            Some((moments.mean().to_vec(), Cholesky::of(&covariance, moments.mean().len())?))
-        };
-        let layers: Vec<_> = self.0.iter().map(layer).collect();
-        layers.iter().any(Option::is_some).then(|| Box::new(Distances(layers)) as Box<dyn Fitted>)
-    }
+fn distance(moments: &Moments) -> Option<Box<dyn Layer>> {
+    let covariance = Cholesky::of(&shrunk(moments)?, moments.mean().len())?;
+    Some(Box::new(Distance { mean: moments.mean().to_vec(), covariance }))
 }
 
-impl Fitted for Distances {
-    /// The mean over layers of `ln(1 + d²/k)`: a distance counts by its order of magnitude, so no single layer decides.
-    fn score(&self, sample: &Sample) -> Score {
-        let distance = |(layer, difference): (&Option<(Vec<f64>, Cholesky)>, &Vec<f32>)| {
-            let Some((mean, covariance)) = layer else { return 0.0 };
-            let centred: Vec<f64> =
-                difference.iter().zip(mean).map(|(x, mean)| f64::from(*x) - mean).collect();
-            covariance.inverse_form(&centred) / centred.len().max(1) as f64
-        };
-        let layers: Vec<f64> = self.0.iter().zip(&sample.differences).map(distance).collect();
-        let measured = self.0.iter().flatten().count().max(1) as f64;
-        Score { total: layers.iter().map(|distance| distance.ln_1p()).sum::<f64>() / measured, layers }
+impl Layer for Distance {
+    fn measure(&self, difference: &[f32]) -> f64 {
+        let centred: Vec<f64> =
+            difference.iter().zip(&self.mean).map(|(x, mean)| f64::from(*x) - mean).collect();
+        self.covariance.inverse_form(&centred) / centred.len().max(1) as f64
     }
 }
 
@@ -81,6 +65,8 @@ fn shrunk(moments: &Moments) -> Option<Vec<f64>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Fitted;
+    use super::super::capture::Sample;
     use super::*;
 
     fn sample(difference: [f32; 2]) -> Sample {

@@ -15,7 +15,7 @@ mod spectral;
 mod symmetric;
 
 use capture::{Sample, Shape};
-use moments::Ranges;
+use moments::{Moments, Ranges};
 
 /// A statistic of one prompt's inner states.
 pub trait Detector: Sync {
@@ -56,6 +56,65 @@ pub struct Score {
 /// Every detector.
 pub const DETECTORS: &[&dyn Detector] =
     &[&mahalanobis::Mahalanobis, &spectral::Spectral, &energy::Energy, &directions::Directions];
+
+/// What a detector of residual differences makes of the benign differences of one layer.
+trait Layer {
+    /// How unlike them a difference is.
+    fn measure(&self, difference: &[f32]) -> f64;
+}
+
+/// Moments of the differences by layer, which detectors of residual differences are fitted from.
+struct Differences {
+    moments: Vec<Moments>,
+    /// `None` for a layer in which nothing varies.
+    layer: fn(&Moments) -> Option<Box<dyn Layer>>,
+    /// By how much a layer's measure counts.
+    weight: fn(f64) -> f64,
+}
+
+impl Differences {
+    /// The beginning of a fit.
+    fn fit(
+        shape: &Shape,
+        layer: fn(&Moments) -> Option<Box<dyn Layer>>,
+        weight: fn(f64) -> f64,
+    ) -> Option<Box<dyn Fit>> {
+        Some(Box::new(Self { moments: vec![Moments::new(shape.width); shape.layers], layer, weight }))
+    }
+}
+
+impl Fit for Differences {
+    fn add(&mut self, sample: &Sample) {
+        self.moments
+            .iter_mut()
+            .zip(&sample.differences)
+            .for_each(|(layer, difference)| layer.add(difference));
+    }
+
+    fn fitted(self: Box<Self>) -> Option<Box<dyn Fitted>> {
+        let layers: Vec<_> = self.moments.iter().map(self.layer).collect();
+        let weight = self.weight;
+        layers.iter().any(Option::is_some).then(|| Box::new(ByLayer { layers, weight }) as Box<dyn Fitted>)
+    }
+}
+
+/// A fitted detector of residual differences.
+struct ByLayer {
+    layers: Vec<Option<Box<dyn Layer>>>,
+    weight: fn(f64) -> f64,
+}
+
+impl Fitted for ByLayer {
+    /// The mean weight of the layers in which something varies.
+    fn score(&self, sample: &Sample) -> Score {
+        let measure = |(layer, difference): (&Option<Box<dyn Layer>>, &Vec<f32>)| {
+            layer.as_ref().map_or(0.0, |layer| layer.measure(difference))
+        };
+        let layers: Vec<f64> = self.layers.iter().zip(&sample.differences).map(measure).collect();
+        let varying = self.layers.iter().flatten().count().max(1) as f64;
+        Score { total: layers.iter().map(|value| (self.weight)(*value)).sum::<f64>() / varying, layers }
+    }
+}
 
 /// Features with a layer each, and the ranges that benign prompts keep them in: what detectors of range exits share.
 struct Clean {

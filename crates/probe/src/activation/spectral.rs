@@ -1,18 +1,13 @@
 //! Spectral signature: the component of the centred residual difference along the leading direction of the benign
 //! differences (Tran, Li and Madry, "Spectral signatures in backdoor attacks", 2018, who take it of a training set).
 
-use super::capture::{Sample, Shape};
+use super::capture::Shape;
 use super::moments::Moments;
 use super::symmetric::eigenvectors;
-use super::{Detector, Fit, Fitted, Score};
+use super::{Detector, Differences, Fit, Layer};
 
 /// Components along the benign differences' leading direction.
 pub(super) struct Spectral;
-
-struct Fitting(Vec<Moments>);
-
-/// One entry a layer; none where the differences do not vary.
-struct Components(Vec<Option<Component>>);
 
 struct Component {
     mean: Vec<f64>,
@@ -30,43 +25,30 @@ impl Detector for Spectral {
     }
 
     fn fit(&self, shape: &Shape) -> Option<Box<dyn Fit>> {
-        Some(Box::new(Fitting(vec![Moments::new(shape.width); shape.layers])))
+        Differences::fit(shape, component, |deviations| deviations)
     }
 }
 
-impl Fit for Fitting {
-    fn add(&mut self, sample: &Sample) {
-        self.0.iter_mut().zip(&sample.differences).for_each(|(layer, difference)| layer.add(difference));
-    }
-
-    fn fitted(self: Box<Self>) -> Option<Box<dyn Fitted>> {
-        let layer = |moments: &Moments| {
-            let mut found = eigenvectors(&moments.covariance(), moments.mean().len());
-            let (value, direction) = if found.is_empty() { return None } else { found.swap_remove(0) };
-            let direction = direction.iter().map(|x| x / value.sqrt()).collect();
-            (value > 0.0).then(|| Component { mean: moments.mean().to_vec(), direction })
-        };
-        let layers: Vec<_> = self.0.iter().map(layer).collect();
-        layers.iter().any(Option::is_some).then(|| Box::new(Components(layers)) as Box<dyn Fitted>)
-    }
+fn component(moments: &Moments) -> Option<Box<dyn Layer>> {
+    let (value, direction) = eigenvectors(&moments.covariance(), moments.mean().len()).into_iter().next()?;
+    let direction = direction.iter().map(|x| x / value.sqrt()).collect();
+    (value > 0.0).then(|| Box::new(Component { mean: moments.mean().to_vec(), direction }) as Box<dyn Layer>)
 }
 
-impl Fitted for Components {
-    fn score(&self, sample: &Sample) -> Score {
-        let component = |(layer, difference): (&Option<Component>, &Vec<f32>)| {
-            let Some(Component { mean, direction }) = layer else { return 0.0 };
-            let products =
-                difference.iter().zip(mean).zip(direction).map(|((x, mean), d)| (f64::from(*x) - mean) * d);
-            products.sum::<f64>().abs()
-        };
-        let layers: Vec<f64> = self.0.iter().zip(&sample.differences).map(component).collect();
-        let measured = self.0.iter().flatten().count().max(1) as f64;
-        Score { total: layers.iter().sum::<f64>() / measured, layers }
+impl Layer for Component {
+    fn measure(&self, difference: &[f32]) -> f64 {
+        let products = difference
+            .iter()
+            .zip(&self.mean)
+            .zip(&self.direction)
+            .map(|((x, mean), direction)| (f64::from(*x) - mean) * direction);
+        products.sum::<f64>().abs()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::capture::Sample;
     use super::*;
 
     #[test]

@@ -1,84 +1,35 @@
-//! The little linear algebra that detectors need, on symmetric matrices of at most some dozens of rows.
+//! Symmetric matrices of at most some dozens of rows, row by row as detectors hold them.
 
-/// A lower triangular factor `L` with `L Lᵀ = S`, row by row `[width * width]`.
-#[derive(Clone, Debug)]
-pub(super) struct Cholesky {
-    width: usize,
-    lower: Vec<f64>,
-}
+use faer::linalg::solvers::Solve as _;
+use faer::{ColRef, MatRef, Side};
+
+/// A positive definite matrix, ready to be solved with.
+#[derive(Debug)]
+pub(super) struct Cholesky(faer::linalg::solvers::Llt<f64>);
 
 impl Cholesky {
-    /// Of a symmetric matrix; `None` if it is not positive definite.
+    /// Of a symmetric matrix `[width * width]`; `None` if it is not positive definite.
     pub(super) fn of(matrix: &[f64], width: usize) -> Option<Self> {
-        let mut lower = vec![0.0; width * width];
-        for i in 0..width {
-            for j in 0..=i {
-                let inner: f64 = (0..j).map(|k| lower[i * width + k] * lower[j * width + k]).sum();
-                let rest = matrix[i * width + j] - inner;
-                if i != j {
-                    lower[i * width + j] = rest / lower[j * width + j];
-                } else if rest > 0.0 {
-                    lower[i * width + i] = rest.sqrt();
-                } else {
-                    return None;
-                }
-            }
-        }
-        Some(Self { width, lower })
+        let finite = matrix.iter().all(|x| x.is_finite());
+        let matrix = MatRef::from_row_major_slice(matrix, width, width);
+        matrix.llt(Side::Lower).ok().filter(|_| finite).map(Self)
     }
 
     /// `xᵀ S⁻¹ x`.
     pub(super) fn inverse_form(&self, x: &[f64]) -> f64 {
-        let mut solved: Vec<f64> = Vec::with_capacity(self.width);
-        for (i, x) in x.iter().enumerate() {
-            let row = &self.lower[i * self.width..];
-            let inner: f64 = row.iter().zip(&solved).map(|(l, y)| l * y).sum();
-            solved.push((x - inner) / row[i]);
-        }
-        solved.iter().map(|y| y * y).sum()
+        let solved = self.0.solve(ColRef::from_slice(x));
+        solved.iter().zip(x).map(|(solved, x)| solved * x).sum()
     }
 }
 
-/// Turns of [`eigenvectors`]; a quadratic method needs fewer than ten.
-const SWEEPS: usize = 60;
-
-/// Eigenvalues, largest first, and eigenvectors of a symmetric matrix `[width * width]`, by Jacobi's rotations.
+/// Eigenvalues, largest first, and eigenvectors of a symmetric matrix `[width * width]`; none if they cannot be found,
+/// as of what is no number.
 pub(super) fn eigenvectors(matrix: &[f64], width: usize) -> Vec<(f64, Vec<f64>)> {
-    let mut a = matrix.to_vec();
-    let mut vectors: Vec<f64> =
-        (0..width * width).map(|i| f64::from(u8::from(i / width == i % width))).collect();
-    let size: f64 = a.iter().map(|x| x * x).sum();
-    for _ in 0..SWEEPS {
-        let off =
-            (0..width).flat_map(|i| (0..i).map(move |j| i * width + j)).map(|at| a[at] * a[at]).sum::<f64>();
-        if off <= 1e-28 * size {
-            break;
-        }
-        for p in 0..width {
-            for q in p + 1..width {
-                let middle = a[p * width + q];
-                if middle.abs() <= f64::MIN_POSITIVE {
-                    continue;
-                }
-                let theta = (a[q * width + q] - a[p * width + p]) / (2.0 * middle);
-                let t = theta.signum() / (theta.abs() + theta.hypot(1.0));
-                let c = 1.0 / t.hypot(1.0);
-                let s = t * c;
-                let rotate = |x: &mut Vec<f64>, first: usize, second: usize| {
-                    let (one, two) = (x[first], x[second]);
-                    (x[first], x[second]) = (c * one - s * two, s * one + c * two);
-                };
-                (0..width).for_each(|k| rotate(&mut a, k * width + p, k * width + q));
-                (0..width).for_each(|k| rotate(&mut a, p * width + k, q * width + k));
-                (0..width).for_each(|k| rotate(&mut vectors, k * width + p, k * width + q));
-            }
-        }
-    }
-    let mut found: Vec<(f64, Vec<f64>)> = (0..width)
-        .map(|j| (a[j * width + j], (0..width).map(|k| vectors[k * width + j]).collect()))
-        .collect();
-    found.sort_by(|a, b| b.0.total_cmp(&a.0));
-    found
+    let matrix = MatRef::from_row_major_slice(matrix, width, width);
+    let Ok(found) = matrix.self_adjoint_eigen(Side::Lower) else { return Vec::new() };
+    let (values, vectors) = (found.S().column_vector(), found.U());
+    // They ascend.
+    (0..width).rev().map(|j| (values[j], vectors.col(j).iter().copied().collect())).collect()
 }
 
 #[cfg(test)]
