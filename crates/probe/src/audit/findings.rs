@@ -70,3 +70,11 @@ impl Findings {
         self.all
     }
 }
+
+/// The first names of a list, and how many more there are.
+pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>, most: usize) -> String {
+    let names: Vec<&str> = names.into_iter().collect();
+    let more = names.len().saturating_sub(most);
+    let text = names[..names.len() - more].join(", ");
+    if more > 0 { format!("{text} and {more} more") } else { text }
+}

@@ -9,13 +9,14 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use inference::weights::digest::sha256_bytes;
 use p256::ecdsa::signature::Verifier as _;
 use p256::pkcs8::DecodePublicKey as _;
 use report::audit::{Finding, Rule, Severity};
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
 use crate::audit::Check;
+use crate::audit::encoded;
 use crate::audit::file::File;
 use crate::audit::findings::Findings;
 use crate::audit::repository::Repository;
@@ -236,17 +237,18 @@ impl Statement {
         if serialization.method != "files" {
             return Err((&UNREADABLE, format!("expected whole files, found `{}`", serialization.method)));
         }
-        let mut root = Sha256::new();
+        let mut digests = Vec::with_capacity(32 * resources.len());
         let mut files = BTreeMap::new();
         for resource in resources {
             if resource.algorithm != "sha256" {
                 return Err((&UNREADABLE, format!("expected SHA-256, found `{}`", resource.algorithm)));
             }
             let digest = resource.digest.to_ascii_lowercase();
-            root.update(from_hex(&digest).ok_or_else(|| (&UNREADABLE, "a digest is no hex".to_owned()))?);
+            digests
+                .extend(encoded::hex(&digest).ok_or_else(|| (&UNREADABLE, "a digest is no hex".to_owned()))?);
             files.insert(resource.name.clone(), digest);
         }
-        let root: String = root.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let root = sha256_bytes(&digests);
         let stated = self.subject.first().and_then(|subject| subject.digest.get("sha256"));
         if files.len() != resources.len() || stated != Some(&root) {
             return Err((&FORGED, "the signed list does not match the digest of the whole".into()));
@@ -296,10 +298,4 @@ impl Key {
 
 fn read(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     inference::weights::json::read_bounded(path, limit).map_err(|error| error.to_string())
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let nibbles: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
-    let nibbles = nibbles.filter(|nibbles| nibbles.len() % 2 == 0)?;
-    Some(nibbles.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect())
 }

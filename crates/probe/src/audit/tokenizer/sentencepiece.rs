@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{DECODER, FILES, NORMALIZER, NOT_COMPARED, VOCABULARY, add, vocabulary};
 use crate::audit::file::File;
-use crate::audit::findings::Findings;
+use crate::audit::findings::{Findings, listed};
 
 /// Names that a message gives.
 const NAMED: usize = 6;
@@ -186,9 +186,7 @@ pub(super) fn disagreement(file: &File, ours: &Model<'_>, fast: &Value, findings
 }
 
 fn named(what: &str, names: &[String]) -> String {
-    let more = names.len().saturating_sub(NAMED);
-    let shown = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-    if more > 0 { format!("{what} {shown} and {more} more") } else { format!("{what} {shown}") }
+    format!("{what} {}", listed(names.iter().map(String::as_str), NAMED))
 }
 
 #[cfg(test)]
@@ -211,9 +209,13 @@ mod tests {
 
     #[test]
     fn what_is_cut_is_no_model() {
-        for end in [1, 7, MODEL.len() / 2, MODEL.len() - 1] {
-            assert!(read(&MODEL[..end]).is_none_or(|model| model.pieces.len() <= 64), "{end}");
+        let whole = read(MODEL).unwrap();
+        for end in 1..MODEL.len() {
+            // Between two fields a file may end; what was read until then is as in the whole.
+            let read = read(&MODEL[..end]);
+            assert!(read.is_none_or(|model| whole.pieces.starts_with(&model.pieces)), "{end}");
         }
+        assert_eq!(read(&MODEL[..MODEL.len() - 1]), None);
         assert_eq!(read(b""), None);
         assert_eq!(read(&[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), None);
     }

@@ -167,22 +167,9 @@ mod tests {
     use super::*;
 
     fn file(tensors: &[(&str, [f32; 2])]) -> Vec<u8> {
-        let header: serde_json::Map<String, serde_json::Value> = tensors
-            .iter()
-            .enumerate()
-            .map(|(i, (name, _))| {
-                let offsets = [8 * i, 8 * (i + 1)];
-                let entry = serde_json::json!({"dtype": "F32", "shape": [2], "data_offsets": offsets});
-                ((*name).to_owned(), entry)
-            })
-            .collect();
-        let header = serde_json::Value::Object(header).to_string();
-        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-        bytes.extend_from_slice(header.as_bytes());
-        for value in tensors.iter().flat_map(|(_, values)| values) {
-            bytes.extend_from_slice(&value.to_le_bytes());
-        }
-        bytes
+        let tensors: Vec<(&str, &[usize], &[f32])> =
+            tensors.iter().map(|(name, values)| (*name, &[2][..], &values[..])).collect();
+        measure::file_of(&tensors)
     }
 
     #[test]

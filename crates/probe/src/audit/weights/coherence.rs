@@ -83,16 +83,8 @@ mod tests {
     /// Factors `[2, 3]` and `[4, 2]` of a layer, as a file.
     fn tensors(layer: usize, b: [f32; 8]) -> Vec<Measured> {
         let name = |side| format!("model.layers.{layer}.mlp.down_proj.lora_{side}.weight");
-        let header = serde_json::json!({
-            name("A"): {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
-            name("B"): {"dtype": "F32", "shape": [4, 2], "data_offsets": [24, 56]},
-        })
-        .to_string();
-        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-        bytes.extend_from_slice(header.as_bytes());
-        for value in [2f32, 0.0, 0.0, 0.0, 1.0, 0.0].iter().chain(&b) {
-            bytes.extend_from_slice(&value.to_le_bytes());
-        }
+        let a: &[f32] = &[2.0, 0.0, 0.0, 0.0, 1.0, 0.0];
+        let bytes = measure::file_of(&[(&name("A"), &[2, 3], a), (&name("B"), &[4, 2], &b)]);
         measure::measure(&bytes)
     }
 

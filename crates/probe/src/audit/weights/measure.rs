@@ -325,6 +325,20 @@ pub(crate) struct Spectrum {
     pub(crate) top: Vec<f64>,
 }
 
+/// A safetensors file of F32 tensors, for tests.
+#[cfg(test)]
+pub(super) fn file_of(tensors: &[(&str, &[usize], &[f32])]) -> Vec<u8> {
+    let (mut entries, mut data) = (serde_json::Map::new(), Vec::new());
+    for (name, shape, values) in tensors {
+        let start = data.len();
+        data.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        let entry = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]});
+        entries.insert((*name).to_owned(), entry);
+    }
+    let header = serde_json::Value::Object(entries).to_string();
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

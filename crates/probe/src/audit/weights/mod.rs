@@ -21,7 +21,7 @@ use self::rules::{
 };
 use super::Check;
 use super::file::File;
-use super::findings::Findings;
+use super::findings::{self, Findings};
 use super::repository::Repository;
 
 /// Above this, an element of a factor is extraordinary.
@@ -374,9 +374,5 @@ impl Subject<'_> {
 
 /// The first few names.
 fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let names: Vec<&str> = names.collect();
-    let more = names.len().saturating_sub(NAMES);
-    let shown: Vec<&str> = names.into_iter().take(NAMES).collect();
-    let text = shown.join(", ");
-    if more > 0 { format!("{text} and {more} more") } else { text }
+    findings::listed(names, NAMES)
 }
