@@ -19,10 +19,8 @@ pub(crate) enum Part {
 /// A path for itself, an id for its snapshot in the cache; `download` fetches what is not there.
 pub(crate) fn resolve(path: &Path, part: Part, download: bool, quiet: bool) -> Result<PathBuf, Failure> {
     let found = cache::resolve(path)?;
-    match path.to_str().and_then(|id| id.split_once('/')) {
-        Some((owner, name)) if download && !found.exists() && cache::is_id(path) => {
-            fetch(owner, name, part, quiet)
-        }
+    match cache::id(path) {
+        Some((owner, name)) if download && !found.exists() => fetch(owner, name, part, quiet),
         _ => Ok(found),
     }
 }

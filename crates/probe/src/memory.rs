@@ -167,18 +167,59 @@ impl Store {
     }
 }
 
+/// Groups of requests, what is known of each, and the requests of those of which nothing is.
+pub(crate) struct Recalled<T> {
+    /// One a group; none without a memory.
+    pub(crate) keys: Vec<Key>,
+    pub(crate) known: Vec<Option<T>>,
+    /// The groups that are not known.
+    pub(crate) missing: Vec<usize>,
+    /// Their requests, one group after the other.
+    pub(crate) requests: Vec<Request>,
+}
+
+impl<T: DeserializeOwned> Recalled<T> {
+    /// Looks up requests in groups of this size; `key` is given the group's index.
+    ///
+    /// # Errors
+    /// As `key`, or if what is known has another form.
+    pub(crate) fn of(
+        memory: Option<&Memory>,
+        requests: &[Request],
+        group: usize,
+        key: impl Fn(usize, &[Request]) -> Result<Key>,
+    ) -> Result<Self> {
+        let mut recalled =
+            Self { keys: Vec::new(), known: Vec::new(), missing: Vec::new(), requests: Vec::new() };
+        for (index, own) in requests.chunks(group).enumerate() {
+            let mut known = None;
+            if let Some(memory) = memory {
+                let key = key(index, own)?;
+                known = memory.recall(&key)?;
+                recalled.keys.push(key);
+            }
+            if known.is_none() {
+                recalled.missing.push(index);
+                recalled.requests.extend_from_slice(own);
+            }
+            recalled.known.push(known);
+        }
+        Ok(recalled)
+    }
+}
+
 /// What a measurement of requests is remembered under: `kind` and `given` say what is made of them.
 ///
 /// # Errors
 /// If `given` cannot be serialised.
 pub(crate) fn key(kind: &str, given: &impl Serialize, requests: &[Request]) -> Result<Key> {
-    let of_base = requests.iter().all(|request| request.side.scale == 0.0);
+    let of_base = requests.iter().all(|request| request.side.is_base());
     // Of the base it makes no difference beside which adapter it is run.
     let requests: Vec<_> = requests
         .iter()
         .map(|request| {
             let side = request.side;
-            let adapter = if side.scale == 0.0 { 0 } else { side.adapter };
+            let adapter = if side.is_base() { 0 } else { side.adapter };
             (adapter, side.scale.to_bits(), &request.ids, &request.continuation)
         })
         .collect();

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::memory::{self, Memory};
+use crate::memory::{self, Memory, Recalled};
 use crate::progress::{self, Progress};
 use crate::prompt::Scene;
 use crate::roles::Roles;
@@ -160,20 +160,9 @@ impl<'a> Observer<'a> {
         reduce: impl Fn(usize, &[Distributions]) -> Result<T>,
     ) -> Result<Vec<T>> {
         self.count_contexts(requests);
-        let mut known = Vec::new();
-        let mut keys = Vec::new();
-        for (index, requests) in requests.chunks(group).enumerate() {
-            let Some(memory) = self.memory else {
-                known.push(None);
-                continue;
-            };
-            let key = memory::key(kind, &given.get(index), requests)?;
-            known.push(memory.recall::<T>(&key)?);
-            keys.push(key);
-        }
-        let missing: Vec<usize> = (0..known.len()).filter(|&i| known[i].is_none()).collect();
-        let picked: Vec<Request> =
-            missing.iter().flat_map(|&i| requests.chunks(group).nth(i)).flatten().cloned().collect();
+        let key = |index: usize, own: &[Request]| memory::key(kind, &given.get(index), own);
+        let Recalled { keys, mut known, missing, requests: picked } =
+            Recalled::<T>::of(self.memory, requests, group, key)?;
         for (&index, rows) in missing.iter().zip(self.run(&picked)?.chunks(group)) {
             known[index] = Some(reduce(index, rows)?);
         }
@@ -350,17 +339,10 @@ impl<'a> Observer<'a> {
         let given = if greedy { format!("greedy {max_new}") } else { format!("{decoding:?} {max_new}") };
         // Random streams go by the place in the list.
         let group = if greedy { 1 } else { requests.len().max(1) };
-        let mut keys = Vec::with_capacity(requests.len());
-        let mut known: Vec<Option<Vec<Response>>> = Vec::with_capacity(requests.len());
-        for requests in requests.chunks(group) {
-            let key = memory::key("responses", &given, requests)?;
-            known.push(memory.recall(&key)?);
-            keys.push(key);
-        }
-        let missing: Vec<usize> = (0..known.len()).filter(|&i| known[i].is_none()).collect();
+        let key = |_: usize, own: &[Request]| memory::key("responses", &given, own);
+        let Recalled { keys, mut known, missing, requests: picked } =
+            Recalled::<Vec<Response>>::of(Some(memory), requests, group, key)?;
         self.progress.advance((known.len() - missing.len()) * group);
-        let picked: Vec<Request> =
-            missing.iter().flat_map(|&i| requests.chunks(group).nth(i)).flatten().cloned().collect();
         if greedy {
             let kept = |start: usize, responses: &[Response]| {
                 let responses: Vec<_> = responses.iter().map(|response| vec![response.clone()]).collect();

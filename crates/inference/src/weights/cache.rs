@@ -21,28 +21,25 @@ fn resolve_in(path: &Path, cache: Option<&Path>) -> Result<PathBuf> {
     if path.exists() {
         return if path.join("snapshots").is_dir() { snapshot(path) } else { Ok(path.to_owned()) };
     }
-    let repository = cache.zip(folder_of(path)).map(|(cache, folder)| cache.join(folder));
+    let repository = cache
+        .zip(id(path))
+        .map(|(cache, (organisation, name))| cache.join(format!("models--{organisation}--{name}")));
     match repository.filter(|repository| repository.join("snapshots").is_dir()) {
         Some(repository) => snapshot(&repository),
         None => Ok(path.to_owned()),
     }
 }
 
-/// Whether a path has the form of an id, `org/name`.
+/// Organisation and name of a path that has the form of an id, `org/name`.
 #[must_use]
-pub fn is_id(path: &Path) -> bool {
-    folder_of(path).is_some()
-}
-
-/// `models--org--name` of `org/name`.
-fn folder_of(id: &Path) -> Option<String> {
-    let (organisation, name) = id.to_str()?.split_once('/')?;
+pub fn id(path: &Path) -> Option<(&str, &str)> {
+    let (organisation, name) = path.to_str()?.split_once('/')?;
     let plain = |part: &str| {
         !part.is_empty()
             && !part.starts_with('.')
             && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
     };
-    (plain(organisation) && plain(name)).then(|| format!("models--{organisation}--{name}"))
+    (plain(organisation) && plain(name)).then_some((organisation, name))
 }
 
 /// The cache as huggingface_hub finds it.
