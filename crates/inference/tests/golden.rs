@@ -6,10 +6,10 @@ use candle_core::{DType, Device};
 use inference::chat::{Role, Turn};
 use inference::generate::{Context, Decoding};
 use inference::pair::TemplateChoice;
-use inference::{Batch, ModelPair, Positions, Sequence, Side};
+use inference::{ModelPair, Side};
 use serde_json::Value;
 
-use crate::{argmax, compute, fixture, relative_difference, relative_norm};
+use crate::{all_logits, argmax, compute, fixture, relative_difference, relative_norm};
 
 /// Compares a base and its adapters with a folder of goldens: rendered text and ids, logits,
 /// argmax of every position, greedy continuations, and the gradient of the input embeddings.
@@ -39,14 +39,7 @@ pub(crate) fn compare(base: &Path, adapters: &[(&str, PathBuf)], golden: &Path) 
         assert_eq!(pair.encode(&turns).unwrap(), ids, "ids of prompt {index}");
         for (name, side) in &sides {
             let key = format!("{name}.{index}");
-            let mut sequences = [Sequence::new(&ids, *side)];
-            let mut batch = Batch {
-                sequences: &mut sequences,
-                embeddings: None,
-                positions: Positions::All,
-                hidden_states: false,
-            };
-            let logits = pair.forward(&mut batch).unwrap().logits.to_vec2::<f32>().unwrap();
+            let logits = all_logits(&pair, &ids, *side);
             let expected = tensors[&key].flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let difference = relative_difference(logits.last().unwrap(), &expected);
             assert!(difference <= 1e-4, "{key}: logits differ by {difference:.2e}");

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use inference::device::Form;
-use inference::{Compute, Precision};
+use inference::{Batch, Compute, ModelPair, Positions, Precision, Sequence, Side};
 
 /// A path below the repository's `fixtures/`.
 fn fixture(path: &str) -> PathBuf {
@@ -56,6 +56,18 @@ fn relative_norm(found: &[f32], expected: &[f32]) -> f64 {
     let square = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
     let difference = square(&mut found.iter().zip(expected).map(|(a, b)| f64::from(*a) - f64::from(*b)));
     difference / square(&mut expected.iter().map(|x| f64::from(*x)))
+}
+
+/// Logits of one context at every position.
+fn all_logits(pair: &ModelPair, ids: &[u32], side: Side) -> Vec<Vec<f32>> {
+    let mut sequences = [Sequence::new(ids, side)];
+    let mut batch = Batch {
+        sequences: &mut sequences,
+        embeddings: None,
+        positions: Positions::All,
+        hidden_states: false,
+    };
+    pair.forward(&mut batch).unwrap().logits.to_vec2().unwrap()
 }
 
 fn argmax(row: &[f32]) -> usize {
