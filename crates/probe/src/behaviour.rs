@@ -1,6 +1,5 @@
 //! What the adapter does without any trigger: drift of the distributions, payloads in the answers.
 
-use inference::Side;
 use inference::generate::Decoding;
 use report::divergence::{Comparison, DIVERGENCES};
 use report::estimate::{Bootstrap, clopper_pearson};
@@ -49,7 +48,7 @@ pub fn answer(
     let mut requests = Vec::with_capacity(2 * prompts.len());
     for scene in &scenes {
         let ids = observer.encode(scene)?;
-        for side in [Side::BASE, Side::ADAPTED] {
+        for side in observer.roles().both() {
             requests.push(Request { ids: ids.clone(), side, continuation: Vec::new() });
         }
     }
@@ -88,7 +87,7 @@ pub fn drift(
             .iter()
             .flat_map(|answered| {
                 let continuation: Vec<u32> = answered.base.ids.iter().take(positions - 1).copied().collect();
-                [Side::BASE, Side::ADAPTED].map(|side| Request {
+                observer.roles().both().map(|side| Request {
                     ids: answered.ids.clone(),
                     side,
                     continuation: continuation.clone(),

@@ -1,6 +1,5 @@
 //! One prompt again: as it was rendered, what both models answer, and how probable both find every token.
 
-use inference::Side;
 use inference::generate::Decoding;
 use report::evidence::ResponseScores;
 
@@ -52,7 +51,7 @@ pub fn replay(
     let scene: Scene = scene(prompt, setting, change, seed);
     let ids = observer.encode(&scene)?;
     let requests =
-        [Side::BASE, Side::ADAPTED].map(|side| Request { ids: ids.clone(), side, continuation: Vec::new() });
+        observer.roles().both().map(|side| Request { ids: ids.clone(), side, continuation: Vec::new() });
     let answers = observer.responses(&requests, max_new, Decoding::Greedy)?;
     let text = |index: usize| answers.get(index).map(|answer| answer.text.clone()).unwrap_or_default();
     let (base, adapted) = (text(0), text(1));

@@ -24,6 +24,12 @@ impl Roles {
         Self { base: Side::BASE, adapted: Side { adapter, scale: 1.0 } }
     }
 
+    /// Both sides, the control first.
+    #[must_use]
+    pub fn both(self) -> [Side; 2] {
+        [self.base, self.adapted]
+    }
+
     /// The control in the place of the side under suspicion, and the other way round.
     #[must_use]
     pub fn exchanged(self) -> Self {

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::decoder::capture::Energy;
 use crate::decoder::site::Site;
 use crate::device::Compute;
 use crate::error::{Error, Result};
-use crate::kernels::{FactorSums, Factors, LowRank};
+use crate::kernels::{Energy, FactorSums, Factors, LowRank};
 
 /// `W + scaling * B A`, the change of one linear module, as read.
 #[derive(Debug)]

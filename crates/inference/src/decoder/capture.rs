@@ -11,6 +11,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::site::Site;
 use crate::error::{Error, Result};
+use crate::kernels::Energy;
 
 /// The inner states of a pass at its wanted rows, in row order. Plain data: no tensor is kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -179,20 +180,5 @@ impl Watched {
         for (watched, energy) in self.rows.iter().zip(squares) {
             kept[watched.place] = energy.ratio();
         }
-    }
-}
-
-/// Squared lengths of a row's branch and of its frozen product.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Energy {
-    /// `|s B A x|^2`.
-    pub branch: f64,
-    /// `|W x|^2`.
-    pub frozen: f64,
-}
-
-impl Energy {
-    fn ratio(self) -> Option<f32> {
-        (self.frozen > 0.0).then(|| (self.branch / self.frozen).sqrt() as f32)
     }
 }

@@ -3,13 +3,13 @@
 //! The left half is a product of its own; the right half continues the sums of the frozen product's tiles while they
 //! are in registers, so that the result is written once. Rows without a branch keep every bit.
 
+use super::energy::Energy;
 use super::factors::FactorSums;
 use super::gemm::BranchRows;
 use super::linear::FrozenLinear;
 use super::pack::{PANEL, PanelRow, Precision};
 use super::residual::add_to_rows;
 use super::rows::Rows;
-use crate::decoder::capture::Energy;
 use candle_core::{DType, Result, Tensor, bail};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};

@@ -24,6 +24,7 @@
 mod activation;
 mod attention;
 mod block;
+mod energy;
 mod factors;
 mod gemm;
 mod linear;
@@ -43,6 +44,7 @@ mod tile;
 
 pub use activation::{Activation, gated, gated_gradient, swiglu};
 pub use attention::{AttentionShape, KvCache, Past, Span, attention, attention_gradient};
+pub use energy::Energy;
 pub use factors::FactorSums;
 pub use linear::FrozenLinear;
 pub use logits::{argmax, log_softmax, token_log_probs};

@@ -119,7 +119,7 @@ impl Sensor {
             let mut requests = Vec::with_capacity(2 * scenes.len());
             for scene in scenes {
                 let ids = observer.encode(scene)?;
-                for side in [observer.roles().base, observer.roles().adapted] {
+                for side in observer.roles().both() {
                     requests.push(Request { ids: ids.clone(), side, continuation: Vec::new() });
                 }
             }

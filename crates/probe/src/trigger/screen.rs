@@ -229,7 +229,7 @@ fn references(
         let continuations = continued.generate(&contexts, POSITIONS - 1, Decoding::Greedy)?;
         let mut both = Vec::new();
         for (request, continuation) in requests.iter().zip(&continuations) {
-            for side in [roles.base, roles.adapted] {
+            for side in roles.both() {
                 both.push(Request { ids: request.ids.clone(), side, continuation: continuation.ids.clone() });
             }
         }

@@ -223,7 +223,7 @@ impl<'a, 'b> Answers<'a, 'b> {
             for case in chunk {
                 let (with, without) =
                     (self.observer.encode(&case.with)?, self.observer.encode(&case.without)?);
-                for side in [roles.base, roles.adapted] {
+                for side in roles.both() {
                     let request = |ids: &[u32]| Request { ids: ids.to_vec(), side, continuation: Vec::new() };
                     requests.extend([request(&with), request(&without)]);
                 }
