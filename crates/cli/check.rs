@@ -181,7 +181,7 @@ fn exit_code(scan: &ScanArguments, record: &Record, accepted: &Baseline) -> u8 {
     let severity = scan.gate.audit_fail_on.0;
     let files = record.audit.iter().flat_map(|audit| audit.active()).any(|finding| {
         severity.is_some_and(|least| finding.severity >= least)
-            && !accepted.findings.contains(&KnownFinding::of(finding))
+            && !accepted.findings.iter().any(|known| known.covers(&KnownFinding::of(finding)))
     });
     let worst = record.comparison.as_ref().and_then(Comparison::worst);
     if files || worst.is_some_and(|worst| scan.report.fail_on.fails(worst)) {

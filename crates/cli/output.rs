@@ -1,10 +1,10 @@
 //! Standard output is for data, standard error for talk; colours only where a terminal reads.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use report::escape::escape;
-use report::format::Format;
+use report::format::{Format, Rendered};
 use report::record::Record;
 
 use crate::args::FormArguments;
@@ -12,6 +12,12 @@ use crate::exit::Failure;
 
 /// Refuses forms that could not be written, before hours of work are spent on what they say.
 pub(crate) fn check(forms: &FormArguments) -> Result<(), Failure> {
+    if forms.output.is_none() && forms.format.is_binary() && std::io::stdout().is_terminal() {
+        return Err(Failure::Input(format!(
+            "a terminal cannot show {}: name a file with `-o`",
+            forms.format.name()
+        )));
+    }
     check_files(forms.report.iter().map(|form| &form.file).chain(&forms.output).map(PathBuf::as_path))
 }
 
@@ -41,11 +47,22 @@ pub(crate) fn forms(forms: &FormArguments, record: &Record) -> Result<(), Failur
         |format: &dyn Format| format.render(record).map_err(|error| Failure::Machine(error.to_string()));
     let mut end = Ok(());
     for form in &forms.report {
-        end = end.and(render(form.format).and_then(|text| file(&form.file, &text)));
+        end = end.and(render(form.format).and_then(|report| file_of(&form.file, &report)));
     }
-    let text = render(forms.format)?;
-    result(forms.output.as_deref(), &text)?;
+    let report = render(forms.format)?;
+    match (&forms.output, &report) {
+        (Some(path), report) => file_of(path, report)?,
+        (None, Rendered::Text(text)) => data(text)?,
+        (None, Rendered::Bytes(bytes)) => print(std::io::stdout().lock(), bytes)?,
+    }
     end
+}
+
+fn file_of(path: &Path, report: &Rendered) -> Result<(), Failure> {
+    match report {
+        Rendered::Text(text) => file(path, text),
+        Rendered::Bytes(bytes) => write(path, bytes),
+    }
 }
 
 /// Writes what a run gives to the user's file, or prints it.
@@ -55,7 +72,11 @@ pub(crate) fn result(path: Option<&Path>, text: &str) -> Result<(), Failure> {
 
 /// Prints data. A reader that went away (`| head`) is no error.
 pub(crate) fn data(text: &str) -> Result<(), Failure> {
-    match anstream::stdout().lock().write_all(text.as_bytes()) {
+    print(anstream::stdout().lock(), text.as_bytes())
+}
+
+fn print(mut to: impl std::io::Write, bytes: &[u8]) -> Result<(), Failure> {
+    match to.write_all(bytes) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Failure::Machine(format!("cannot write to standard output: {error}")))
         }
@@ -66,15 +87,18 @@ pub(crate) fn data(text: &str) -> Result<(), Failure> {
 /// Writes a report to a file by way of a temporary one, so that no reader sees half of it. Colours
 /// are stripped.
 pub(crate) fn file(path: &Path, text: &str) -> Result<(), Failure> {
-    let plain = anstream::adapter::strip_str(text).to_string();
+    write(path, anstream::adapter::strip_str(text).to_string().as_bytes())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let folder = folder(path);
     let write = || -> std::io::Result<()> {
         // A device or a pipe is written to: a new file in its place would destroy it.
         if std::fs::metadata(path).is_ok_and(|at| !at.is_file()) {
-            return std::fs::OpenOptions::new().write(true).open(path)?.write_all(plain.as_bytes());
+            return std::fs::OpenOptions::new().write(true).open(path)?.write_all(bytes);
         }
         let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
-        temporary.write_all(plain.as_bytes())?;
+        temporary.write_all(bytes)?;
         temporary.as_file().sync_all()?;
         temporary.persist(path)?;
         Ok(())

@@ -3,14 +3,14 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::audit::Finding;
+use crate::audit::{Finding, Severity};
 use crate::estimate::Estimate;
 use crate::evidence::{AnsweredPrompt, Payload, TriggerCandidate};
 use crate::record::{Artifact, Record, Settings, Tool};
 use crate::verdict::Verdict;
 
 /// Version of the baseline's layout; a reader refuses another major.
-pub const SCHEMA_VERSION: &str = "1.0.0";
+pub const SCHEMA_VERSION: &str = "1.1.0";
 
 /// The part of a record that a later version is compared with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -76,14 +76,53 @@ pub struct KnownFinding {
     pub file: String,
     /// What was found.
     pub message: String,
+    /// How bad it is; baselines of version 1.0 do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub severity: Option<Severity>,
 }
 
 impl KnownFinding {
     /// What of a finding says that it is the same one in another version.
     #[must_use]
     pub fn of(finding: &Finding) -> Self {
-        Self { rule: finding.rule.clone(), file: finding.file.clone(), message: finding.message.clone() }
+        Self {
+            rule: finding.rule.clone(),
+            file: finding.file.clone(),
+            message: finding.message.clone(),
+            severity: Some(finding.severity),
+        }
     }
+
+    /// Whether who accepted this has seen that one too: the same rule says the same of the same file, and it is no
+    /// worse. Figures of weights may differ, since every version's are its own.
+    #[must_use]
+    pub fn covers(&self, found: &Self) -> bool {
+        let no_worse = match (self.severity, found.severity) {
+            (Some(accepted), Some(found)) => found <= accepted,
+            _ => true,
+        };
+        no_worse
+            && self.rule == found.rule
+            && self.file == found.file
+            && (self.message == found.message
+                || (self.rule.starts_with(MEASURED)
+                    && without_numbers(&self.message).eq(without_numbers(&found.message))))
+    }
+}
+
+/// Rules whose messages tell figures of the weights. In any other message a number can be the very thing that was
+/// accepted, such as an address.
+const MEASURED: &str = "WGT-";
+
+/// A text in which every number is one `0`.
+fn without_numbers(text: &str) -> impl Iterator<Item = char> {
+    let mut inside = false;
+    text.chars().filter_map(move |character| {
+        let part = character.is_ascii_digit() || (inside && character == '.');
+        let first = part && !inside;
+        inside = part;
+        if part { first.then_some('0') } else { Some(character) }
+    })
 }
 
 impl Baseline {

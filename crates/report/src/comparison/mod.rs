@@ -445,11 +445,14 @@ fn anomalies(before: &Baseline, now: &Baseline) -> Vec<Regression> {
 
 fn files(before: &Baseline, now: &Baseline) -> Vec<FindingShift> {
     let only = |these: &Baseline, those: &Baseline, change| -> Vec<FindingShift> {
-        let other: BTreeSet<_> = those.findings.iter().collect();
+        let covered = |finding: &KnownFinding| match change {
+            Change::Gone => those.findings.iter().any(|other| finding.covers(other) || other.covers(finding)),
+            _ => those.findings.iter().any(|other| other.covers(finding)),
+        };
         these
             .findings
             .iter()
-            .filter(|finding| !other.contains(finding))
+            .filter(|finding| !covered(finding))
             .map(|finding| FindingShift { change, finding: finding.clone() })
             .collect()
     };

@@ -121,3 +121,31 @@ fn prompts_of_other_words_are_not_compared_and_other_settings_are_named() {
     assert!(found.not_compared.iter().any(|what| what == "dtype: f32 before, bf16 now"), "{found:?}");
     assert!(found.not_compared.iter().any(|what| what.contains("1 prompts of this run")), "{found:?}");
 }
+
+#[test]
+fn a_finding_is_known_by_what_it_says_and_not_by_its_numbers() {
+    let finding = |message: &str, severity| KnownFinding {
+        rule: "WGT-001".into(),
+        file: "adapter_model.safetensors".into(),
+        message: message.into(),
+        severity,
+    };
+    use crate::audit::Severity::{High, Medium};
+    let accepted = finding("7 modules are 12.5 times as strong: q_proj.", Some(Medium));
+    assert!(accepted.covers(&finding("12 modules are 3 times as strong: q_proj.", Some(Medium))));
+    assert!(!accepted.covers(&finding("7 modules are 12.5 times as strong: v_proj.", Some(Medium))));
+    assert!(!accepted.covers(&finding("7 modules are 12.5 times as strong: q_proj.", Some(High))), "worse");
+    let address = |message: &str| KnownFinding { rule: "CODE-001".into(), ..finding(message, Some(High)) };
+    assert!(!address("opens 10.0.0.1").covers(&address("opens 10.0.0.2")));
+    assert!(finding("one", None).covers(&finding("one", Some(High))), "a baseline of version 1.0");
+
+    let with = |finding: &KnownFinding| Baseline {
+        findings: vec![finding.clone()],
+        ..baseline("a", answers(4, 0, 0.1))
+    };
+    let shifts = |before: &Baseline, now: &Baseline| files(before, now).len();
+    let again = finding("8 modules are 11 times as strong: q_proj.", Some(Medium));
+    assert_eq!(shifts(&with(&accepted), &with(&again)), 0);
+    let worse = finding("8 modules are 11 times as strong: q_proj.", Some(High));
+    assert_eq!(shifts(&with(&accepted), &with(&worse)), 1, "new, and nothing is gone");
+}

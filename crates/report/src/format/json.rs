@@ -1,6 +1,6 @@
 //! The record as JSON; its schema is that of [`Record`].
 
-use super::{Format, FormatError};
+use super::{Format, FormatError, Rendered};
 use crate::record::Record;
 
 /// Indented JSON with a final newline.
@@ -15,9 +15,9 @@ impl Format for Json {
         "the whole record; `triggerfish schema record`"
     }
 
-    fn render(&self, record: &Record) -> Result<String, FormatError> {
+    fn render(&self, record: &Record) -> Result<Rendered, FormatError> {
         let text =
             serde_json::to_string_pretty(record).map_err(|error| FormatError::new(self.name(), error))?;
-        Ok(text + "\n")
+        Ok((text + "\n").into())
     }
 }

@@ -5,7 +5,7 @@ use quick_xml::events::{BytesDecl, BytesEnd, BytesStart, BytesText, Event};
 
 use super::comparison::statements;
 use super::finding::{next_steps, rate, rule_of_trigger};
-use super::{Format, FormatError};
+use super::{Format, FormatError, Rendered};
 use crate::escape::{escape, excerpt};
 use crate::evidence::TestedTrigger;
 use crate::record::Record;
@@ -28,10 +28,10 @@ impl Format for Junit {
         "JUnit XML, for a CI system's test view"
     }
 
-    fn render(&self, record: &Record) -> Result<String, FormatError> {
+    fn render(&self, record: &Record) -> Result<Rendered, FormatError> {
         let failed = |error: &dyn std::fmt::Display| FormatError::new(self.name(), error);
         let bytes = write(&suites(record)).map_err(|error| failed(&error))?;
-        String::from_utf8(bytes).map_err(|error| failed(&error))
+        String::from_utf8(bytes).map(Rendered::Text).map_err(|error| failed(&error))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::comparison::statements;
 use super::finding::{next_steps, rate, rule_of_trigger};
-use super::{Format, FormatError};
+use super::{Format, FormatError, Rendered};
 use crate::escape::excerpt;
 use crate::evidence::TestedTrigger;
 use crate::record::Record;
@@ -30,7 +30,7 @@ impl Format for Markdown {
         "for a pull request's comment or a step summary"
     }
 
-    fn render(&self, record: &Record) -> Result<String, FormatError> {
+    fn render(&self, record: &Record) -> Result<Rendered, FormatError> {
         let mut page = Page::default();
         page.verdict(record);
         page.comparison(record);
@@ -38,7 +38,7 @@ impl Format for Markdown {
         page.behaviour(record);
         page.coverage(record);
         page.run(record);
-        Ok(page.text)
+        Ok(page.text.into())
     }
 }
 

@@ -32,6 +32,42 @@ pub(super) struct Measurement<'a> {
     pub(super) adapted_answer: &'a str,
 }
 
+/// What stands in a column of a measurement; nothing where a kind of row does not have it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Cell<'a> {
+    Text(&'a str),
+    Number(Option<f64>),
+    Count(Option<usize>),
+}
+
+/// A column: its name, and its cell of a measurement.
+pub(super) struct Column {
+    pub(super) name: &'static str,
+    pub(super) cell: for<'m> fn(&'m Measurement<'_>) -> Cell<'m>,
+}
+
+/// Every column, in order, for every format that is a table.
+pub(super) const COLUMNS: [Column; 18] = [
+    Column { name: "row", cell: |measured| Cell::Text(measured.row) },
+    Column { name: "measure", cell: |measured| Cell::Text(&measured.measure) },
+    Column { name: "value", cell: |measured| Cell::Number(measured.value) },
+    Column { name: "lower", cell: |measured| Cell::Number(measured.lower) },
+    Column { name: "upper", cell: |measured| Cell::Number(measured.upper) },
+    Column { name: "n", cell: |measured| Cell::Count(measured.n) },
+    Column { name: "confidence", cell: |measured| Cell::Number(measured.confidence) },
+    Column { name: "unit", cell: |measured| Cell::Text(measured.unit) },
+    Column { name: "p_value", cell: |measured| Cell::Number(measured.p_value) },
+    Column { name: "adjusted_p_value", cell: |measured| Cell::Number(measured.adjusted_p_value) },
+    Column { name: "suite", cell: |measured| Cell::Text(measured.suite) },
+    Column { name: "id", cell: |measured| Cell::Text(measured.id) },
+    Column { name: "family", cell: |measured| Cell::Text(measured.family) },
+    Column { name: "placement", cell: |measured| Cell::Text(measured.placement) },
+    Column { name: "text", cell: |measured| Cell::Text(measured.text) },
+    Column { name: "payload", cell: |measured| Cell::Text(measured.payload) },
+    Column { name: "base_answer", cell: |measured| Cell::Text(measured.base_answer) },
+    Column { name: "adapted_answer", cell: |measured| Cell::Text(measured.adapted_answer) },
+];
+
 impl<'a> Measurement<'a> {
     fn number(row: &'static str, measure: impl Into<String>, unit: &'a str, value: f64) -> Self {
         Self { row, measure: measure.into(), unit, value: Some(value), ..Self::default() }

@@ -9,6 +9,8 @@ mod jsonl;
 mod junit;
 mod markdown;
 mod measurement;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod row;
 mod sarif;
 #[cfg(test)]
@@ -25,11 +27,30 @@ pub trait Format: Sync {
     fn name(&self) -> &'static str;
     /// What it is for, in one line of help.
     fn about(&self) -> &'static str;
-    /// The whole text; ANSI colours may be in it, for the printer to keep or strip.
+    /// Whether it gives [`Rendered::Bytes`].
+    fn is_binary(&self) -> bool {
+        false
+    }
+    /// The whole report.
     ///
     /// # Errors
     /// If a writer refuses the record, which none of them does with what a run can give.
-    fn render(&self, record: &Record) -> Result<String, FormatError>;
+    fn render(&self, record: &Record) -> Result<Rendered, FormatError>;
+}
+
+/// A whole report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rendered {
+    /// For people or programs; ANSI colours may be in it, for the printer to keep or strip.
+    Text(String),
+    /// A binary file, which no terminal should see.
+    Bytes(Vec<u8>),
+}
+
+impl From<String> for Rendered {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
 }
 
 impl std::fmt::Debug for dyn Format {
@@ -62,6 +83,8 @@ pub const FORMATS: &[&dyn Format] = &[
     &html::Html,
     &sarif::Sarif,
     &junit::Junit,
+    #[cfg(feature = "parquet")]
+    &parquet::Parquet,
 ];
 
 /// The format of a name.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::finding::{About, Finding, RULES, Rule, findings, rate};
-use super::{Format, FormatError};
+use super::{Format, FormatError, Rendered};
 use crate::escape::{escape, excerpt};
 use crate::estimate::Estimate;
 use crate::record::{FileDigest, Record};
@@ -30,11 +30,11 @@ impl Format for Sarif {
         "findings as SARIF 2.1.0, for code scanning"
     }
 
-    fn render(&self, record: &Record) -> Result<String, FormatError> {
+    fn render(&self, record: &Record) -> Result<Rendered, FormatError> {
         let log = sarif::log([run(record)]);
         let text =
             serde_json::to_string_pretty(&log).map_err(|error| FormatError::new(self.name(), error))?;
-        Ok(text + "\n")
+        Ok((text + "\n").into())
     }
 }
 

@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::comparison::statements;
 use super::finding::{next_steps, rate};
-use super::{Format, FormatError};
+use super::{Format, FormatError, Rendered};
 use crate::audit::format::repository_text;
 use crate::escape::{escape, excerpt};
 use crate::estimate::Estimate;
@@ -31,7 +31,7 @@ impl Format for Text {
         "for a terminal"
     }
 
-    fn render(&self, record: &Record) -> Result<String, FormatError> {
+    fn render(&self, record: &Record) -> Result<Rendered, FormatError> {
         let mut page = Page::default();
         page.verdict(record);
         page.reasons(record);
@@ -43,7 +43,7 @@ impl Format for Text {
         page.coverage(record);
         page.next_steps(record);
         page.provenance(record);
-        Ok(page.text)
+        Ok(page.text.into())
     }
 }
 

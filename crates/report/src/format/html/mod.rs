@@ -14,7 +14,7 @@ use askama::Template as _;
 use askama::filters::Escaper;
 use sha2::{Digest as _, Sha256};
 
-use super::{Format, FormatError};
+use super::{Format, FormatError, Rendered};
 use crate::escape::{is_deceptive, write_code_point};
 use crate::record::Record;
 
@@ -33,8 +33,11 @@ impl Format for Html {
         "one file for a browser: examples, plots, tables; works offline"
     }
 
-    fn render(&self, record: &Record) -> Result<String, FormatError> {
-        page::Page::of(record).render().map_err(|error| FormatError::new(self.name(), error))
+    fn render(&self, record: &Record) -> Result<Rendered, FormatError> {
+        page::Page::of(record)
+            .render()
+            .map(Rendered::Text)
+            .map_err(|error| FormatError::new(self.name(), error))
     }
 }
 

@@ -4,12 +4,15 @@ mod golden;
 mod hostile;
 mod html;
 mod junit_schema;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod schema;
 
 use serde_json::Value;
 
 use crate::comparison::{Baseline, Comparison};
 use crate::evidence::{AnsweredPrompt, ResponseScores, TokenScore};
+use crate::format::{Format, Rendered};
 use crate::record::Record;
 
 /// Records that the program wrote; see `goldens/format/README.md`.
@@ -68,7 +71,15 @@ fn with_what_is_new(mut record: Record) -> Record {
 }
 
 fn render(format: &str, record: &Record) -> String {
-    super::by_name(format).unwrap().render(record).unwrap()
+    match super::by_name(format).unwrap().render(record).unwrap() {
+        Rendered::Text(text) => text,
+        Rendered::Bytes(_) => panic!("{format} is no text"),
+    }
+}
+
+/// The formats that are texts.
+fn texts() -> impl Iterator<Item = &'static dyn Format> {
+    super::FORMATS.iter().copied().filter(|format| !format.is_binary())
 }
 
 /// Keys whose strings are words of the program.
