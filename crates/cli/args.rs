@@ -158,6 +158,10 @@ pub(crate) struct AuditArguments {
     /// Repositories (directories, snapshots of a Hugging Face cache) or single files.
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
+    /// Audit the folders of the files that are given, each once, as a pre-commit hook is given them: a file alone does
+    /// not say what its neighbours say of it.
+    #[arg(long)]
+    pub(crate) folders: bool,
     /// Base model, to whose tokenizer and chat template those of the repository are compared.
     #[arg(long, value_name = "PATH")]
     pub(crate) base: Option<PathBuf>,
