@@ -11,7 +11,7 @@ use report::activation::{Analysis, COMBINATION, CandidateRecord, DetectorRecord,
 use report::estimate::{Bootstrap, Estimate, clopper_pearson};
 use report::evidence::SelfTest;
 use report::record::Cost;
-use report::significance::{RankCombination, empirical_p};
+use report::significance::{TailCombination, empirical_p};
 
 use super::capture::{Sample, Sensor, Shape};
 use super::{DETECTORS, Detector, Fitted};
@@ -123,7 +123,7 @@ impl Parts {
 struct Panel {
     sensor: Sensor,
     members: Vec<Member>,
-    combination: RankCombination,
+    combination: TailCombination,
 }
 
 struct Member {
@@ -172,7 +172,7 @@ impl Panel {
             }
         })?;
         let columns = members.iter().map(|member| member.null.clone()).collect();
-        let Some(combination) = RankCombination::new(columns)? else {
+        let Some(combination) = TailCombination::new(columns)? else {
             return Err(Error::Inference(inference::Error::Request(
                 "the adapter changes nothing on any benign prompt, so there is nothing to compare with"
                     .into(),
