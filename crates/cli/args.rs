@@ -68,6 +68,11 @@ pub(crate) enum Command {
     /// Fits the detectors on benign prompts, and gives no verdict: the exit code says whether it could be done, and what
     /// the audit found. Without --base an embedded adapter is analysed.
     Activations(crate::activations::ActivationsArguments),
+    /// Score prompts, and answers if they are given, against a profile of benign ones, as they come in.
+    ///
+    /// Reads JSON Lines (`{"prompt": "…"}`, with `system`, `response` and `id` if they are known, or `messages`), writes
+    /// a row for every line, and stops at the number of alerts that was set.
+    Monitor(crate::monitor::MonitorArguments),
     /// Write a record of an earlier run in another form.
     ///
     /// The exit code says whether that could be done, not what the verdict was.
@@ -519,6 +524,8 @@ pub(crate) enum SchemaKind {
     Baseline,
     /// Reports, which `activations --format json` writes.
     Activations,
+    /// Rows, which `monitor` writes, one a line.
+    Monitor,
 }
 
 /// Bytes from a number with an optional K, M or G (powers of 1024).

@@ -14,6 +14,7 @@ mod exit;
 mod gate;
 mod hub;
 mod hunt;
+mod monitor;
 mod output;
 mod pin;
 mod progress;
@@ -60,6 +61,7 @@ fn run(parsed: &config::Parsed) -> Outcome {
         Command::Config(config) => config::run(config, loaded),
         Command::Hunt(hunt) => hunt::run(hunt),
         Command::Activations(activations) => activations::run(activations),
+        Command::Monitor(monitor) => monitor::run(monitor),
         Command::Report(arguments) => render::run(arguments),
         Command::Audit(audit) => audit::run(audit),
         Command::AuditWorker(worker) => audit::worker::run(worker),

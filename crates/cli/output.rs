@@ -90,7 +90,8 @@ pub(crate) fn file(path: &Path, text: &str) -> Result<(), Failure> {
     write(path, anstream::adapter::strip_str(text).to_string().as_bytes())
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+/// The same for bytes.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let folder = folder(path);
     let write = || -> std::io::Result<()> {
         // A device or a pipe is written to: a new file in its place would destroy it.

@@ -66,8 +66,7 @@ fn repositories(arguments: &AuditArguments) -> Vec<&Path> {
     let mut paths: Vec<&Path> = Vec::with_capacity(arguments.paths.len());
     for path in &arguments.paths {
         // A directory that was named is meant as it is.
-        let path =
-            if arguments.folders && !path.is_dir() { output::folder(path) } else { path.as_path() };
+        let path = if arguments.folders && !path.is_dir() { output::folder(path) } else { path.as_path() };
         if !paths.contains(&path) {
             paths.push(path);
         }

@@ -9,6 +9,7 @@ use rand::RngExt as _;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use report::divergence::Comparison;
+use serde::{Deserialize, Serialize};
 
 use super::singular::left_vectors;
 use crate::error::Result;
@@ -28,7 +29,7 @@ const LEAST_ENERGY: f32 = 1e-9;
 const CHUNK: usize = 64;
 
 /// How many features a prompt has, and of which layers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
     /// Layers.
     pub layers: usize,

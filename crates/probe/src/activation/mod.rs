@@ -11,6 +11,9 @@ mod divergence;
 mod energy;
 mod mahalanobis;
 pub mod moments;
+pub mod monitor;
+pub mod panel;
+pub mod profile;
 mod singular;
 mod spectral;
 mod symmetric;
@@ -149,7 +152,9 @@ impl Fitted for Clean {
         let (mut total, mut features) = (0.0, 0usize);
         let mut beyond = vec![(0usize, 0usize); self.layers];
         for (feature, (value, &layer)) in (self.features)(sample).zip(&self.layer_of).enumerate() {
-            let Some(excess) = value.and_then(|value| (self.excess)(&self.ranges, feature, value)) else { continue };
+            let Some(excess) = value.and_then(|value| (self.excess)(&self.ranges, feature, value)) else {
+                continue;
+            };
             total += excess;
             features += 1;
             beyond[layer].0 += usize::from(excess > 0.0);

@@ -48,7 +48,8 @@ impl Column {
     fn new(values: Vec<f64>) -> Self {
         let mut sorted = values.clone();
         sorted.sort_unstable_by(f64::total_cmp);
-        let at_least = values.iter().map(|v| sorted.len() - sorted.partition_point(|other| other < v)).collect();
+        let at_least =
+            values.iter().map(|v| sorted.len() - sorted.partition_point(|other| other < v)).collect();
         let mut suffix = vec![0.0; sorted.len() + 1];
         for i in (0..sorted.len()).rev() {
             suffix[i] = suffix[i + 1] + sorted[i];
