@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use probe::depth::LENGTH;
 use probe::memory::Memory;
-use probe::scan::{Outcome as Found, Search};
+use probe::scan::{Outcome as Found, Probes, Search};
 use probe::suite::Suite;
 use probe::trigger::hunt::Options;
 use probe::trigger::journal::{self, Inputs, Journal};
@@ -64,6 +64,7 @@ pub(crate) fn measure(arguments: &ScanArguments, extras: &Extras<'_>) -> Result<
         ("suites", arguments.suites.len().to_string()),
         ("depth", arguments.depth.name.to_owned()),
         ("budget", budget),
+        ("probe", arguments.probe.join(",")),
     ];
     let settings = subject::settings(&arguments.models, report, &suites, own);
     if let Some(audit) = audit.clone().filter(gate::refuses) {
@@ -90,7 +91,7 @@ pub(crate) fn measure(arguments: &ScanArguments, extras: &Extras<'_>) -> Result<
             _ => Journal::temporary(),
         };
         let search = options.map(|options| Search { options, journal });
-        probe::scan::scan(&pair, &suites, arguments.models.seed, search, &memory, &bars)?
+        probe::scan::scan(&pair, &suites, probes(arguments), arguments.models.seed, search, &memory, &bars)?
     };
     bars.finish();
     let run = Run {
@@ -140,6 +141,12 @@ fn memory(
     Ok(memory)
 }
 
+/// What the scan listens to.
+fn probes(arguments: &ScanArguments) -> Probes {
+    let named = |name: &str| arguments.probe.iter().any(|probe| probe == name);
+    Probes { payloads: named("payloads"), activations: named("activations") }
+}
+
 /// What a depth searches for, within the user's budget or its own.
 fn options(arguments: &ScanArguments) -> Result<Option<Options>, Failure> {
     let Some(stage) = arguments.depth.search else {
@@ -148,6 +155,12 @@ fn options(arguments: &ScanArguments) -> Result<Option<Options>, Failure> {
             Some(_) => Err(needs_search(arguments, "--budget", "has no meaning")),
         };
     };
+    if !probes(arguments).payloads {
+        return Err(Failure::Input(format!(
+            "`--depth {}` searches for triggers by their payloads: add `payloads` to `--probe`, or leave the depth at quick",
+            arguments.depth.name
+        )));
+    }
     Ok(Some(Options {
         searches: stage.searches(),
         limit: arguments.budget.unwrap_or(stage.limit),

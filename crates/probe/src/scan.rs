@@ -10,6 +10,7 @@ use report::hunt::HuntRecord;
 use report::record::Cost;
 use report::verdict::Thresholds;
 
+use crate::activation::analysis;
 use crate::behaviour;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
@@ -28,6 +29,8 @@ use crate::trigger::{NEVER_COVERED, control, describe};
 
 /// Control strings of the screening: no p-value against them is below 1/65.
 const CONTROLS: usize = 64;
+/// Candidates whose inner states are measured.
+const WATCHED: usize = 8;
 /// Response positions of the drift, and tokens of the answers it follows.
 const DRIFT_POSITIONS: usize = 8;
 const MAX_NEW: usize = 24;
@@ -53,6 +56,15 @@ pub struct Outcome {
     pub hunt: Option<HuntRecord>,
 }
 
+/// What a scan listens to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probes {
+    /// What is answered: candidates are tested by the payload that they bring, and graders read the answers.
+    pub payloads: bool,
+    /// What the layers do with the strongest candidates, for whatever payload.
+    pub activations: bool,
+}
+
 /// The items of all suites of a scan.
 #[derive(Debug, Default)]
 struct Pool {
@@ -71,6 +83,7 @@ struct Pool {
 pub fn scan(
     pair: &ModelPair,
     suites: &[Suite],
+    probes: Probes,
     seed: u64,
     search: Option<Search>,
     memory: &Memory,
@@ -81,7 +94,7 @@ pub fn scan(
     let mut outcome = Outcome::default();
     outcome.coverage.candidates_planned = pool.candidates.len();
     let mut screening = Screening::default();
-    let end = run(&observer, &pool, seed, &mut outcome, &mut screening);
+    let end = run(&observer, &pool, probes, seed, &mut outcome, &mut screening);
     screening.rank()?;
     outcome.coverage.candidates_screened = screening.entries.len();
     outcome.evidence.control_nats = screening.control_nats;
@@ -140,6 +153,7 @@ impl Search {
 fn run(
     observer: &Observer<'_>,
     pool: &Pool,
+    probes: Probes,
     seed: u64,
     outcome: &mut Outcome,
     screening: &mut Screening,
@@ -166,40 +180,88 @@ fn run(
             split.screening.len(),
             controls.len()
         ));
-        progress.stage("testing candidates", confirm::finalists_at_most());
-        let prompts = TestPrompts { development: &split.development, held_out: &split.held_out };
-        let planned = pool.candidates.len();
-        confirm::confirm(
-            observer,
-            &pool.candidates,
-            screening,
-            &prompts,
-            planned,
-            seed,
-            &mut evidence.tested,
-        )?;
-        coverage.tested.push(format!(
-            "the {} strongest on {} development prompts, those with a payload on {} held-out prompts",
-            confirm::finalists_at_most(),
-            split.development.len(),
-            split.held_out.len()
-        ));
-        let listed =
-            |named: &TriggerCandidate| pool.candidates.iter().find(|candidate| describe(candidate) == *named);
-        for tested in &mut evidence.tested {
-            let suspected = Thresholds::STANDARD.suspects(tested);
-            if let Some(candidate) = listed(&tested.candidate).filter(|_| suspected) {
-                confirm::score_examples(observer, candidate, &prompts, seed, &mut tested.examples)?;
-            }
+    }
+    if probes.payloads {
+        if !pool.candidates.is_empty() {
+            test(observer, pool, &split, seed, outcome, screening)?;
         }
-        if let Some(best) = confirm::strongest_confirmed(&evidence.tested)
-            && let Some(candidate) = listed(&evidence.tested[best].candidate)
+        behave(observer, pool, &split, seed, outcome)?;
+    } else {
+        outcome.coverage.not_tested.push("what the answers say: only the layers were looked at".into());
+    }
+    if probes.activations && !pool.candidates.is_empty() {
+        let picked = finalists(pool, screening);
+        let count = picked.len();
+        outcome.evidence.activations =
+            analysis::shifts(observer, &pool.benign, &split.screening, picked, seed)?;
+        outcome.coverage.tested.push(format!(
+            "inner states of both sides with the {count} strongest candidates and with random text of their shapes"
+        ));
+    }
+    Ok(())
+}
+
+/// The strongest candidates of the screening, one of each text.
+fn finalists(pool: &Pool, screening: &Screening) -> Vec<Candidate> {
+    let mut picked: Vec<Candidate> = Vec::with_capacity(WATCHED);
+    for (index, _) in &screening.entries {
+        let Some(candidate) = pool.candidates.get(*index) else { continue };
+        if picked.len() < WATCHED && picked.iter().all(|other| other.change.text() != candidate.change.text())
         {
-            let found = confirm::characterise(observer, candidate, &prompts, seed)?;
-            evidence.tested[best].characterisation = found;
+            picked.push(candidate.clone());
         }
     }
+    picked
+}
 
+/// Tests the strongest candidates by the payload that they bring.
+fn test(
+    observer: &Observer<'_>,
+    pool: &Pool,
+    split: &Split,
+    seed: u64,
+    outcome: &mut Outcome,
+    screening: &Screening,
+) -> Result<()> {
+    let progress = observer.progress();
+    let (evidence, coverage) = (&mut outcome.evidence, &mut outcome.coverage);
+    progress.stage("testing candidates", confirm::finalists_at_most());
+    let prompts = TestPrompts { development: &split.development, held_out: &split.held_out };
+    let planned = pool.candidates.len();
+    confirm::confirm(observer, &pool.candidates, screening, &prompts, planned, seed, &mut evidence.tested)?;
+    coverage.tested.push(format!(
+        "the {} strongest on {} development prompts, those with a payload on {} held-out prompts",
+        confirm::finalists_at_most(),
+        split.development.len(),
+        split.held_out.len()
+    ));
+    let listed =
+        |named: &TriggerCandidate| pool.candidates.iter().find(|candidate| describe(candidate) == *named);
+    for tested in &mut evidence.tested {
+        let suspected = Thresholds::STANDARD.suspects(tested);
+        if let Some(candidate) = listed(&tested.candidate).filter(|_| suspected) {
+            confirm::score_examples(observer, candidate, &prompts, seed, &mut tested.examples)?;
+        }
+    }
+    if let Some(best) = confirm::strongest_confirmed(&evidence.tested)
+        && let Some(candidate) = listed(&evidence.tested[best].candidate)
+    {
+        let found = confirm::characterise(observer, candidate, &prompts, seed)?;
+        evidence.tested[best].characterisation = found;
+    }
+    Ok(())
+}
+
+/// Answers prompts without trigger on both sides, and grades them.
+fn behave(
+    observer: &Observer<'_>,
+    pool: &Pool,
+    split: &Split,
+    seed: u64,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let progress = observer.progress();
+    let (evidence, coverage) = (&mut outcome.evidence, &mut outcome.coverage);
     progress.stage("behaviour without trigger", 3 * pool.benign.prompts().len() + 2 * pool.adversarial.len());
     let answered = behaviour::answer(observer, &split.all, MAX_NEW, seed)?;
     let (drift, kl_nats) = behaviour::drift(observer, &answered, DRIFT_POSITIONS, seed)?;

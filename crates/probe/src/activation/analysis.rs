@@ -10,7 +10,7 @@ use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 use report::activation::{Analysis, CandidateRecord, DetectorRecord, Scores, Separation};
 use report::estimate::{Bootstrap, Estimate, clopper_pearson};
-use report::evidence::SelfTest;
+use report::evidence::{ActivationShift, SelfTest};
 use report::record::Cost;
 
 use super::capture::{Sample, Sensor};
@@ -30,6 +30,8 @@ const FITTED: usize = 4;
 const CALIBRATED: usize = 4;
 /// Fewer prompts than this leave a part in which nothing can be said.
 const LEAST_PROMPTS: usize = 40;
+/// At which p-value a scan flags a prompt: few calibration prompts show none that is much smaller.
+const SCAN_LEVEL: f64 = 0.05;
 /// Prompts of the self-test.
 const SELF_TEST: usize = 3;
 const RESAMPLES: usize = 1000;
@@ -82,23 +84,12 @@ pub fn analyse(
         return Err(Error::Statistics(error));
     }
     let observer = Observer::new(pair, progress);
-    let parts = Parts::of(benign, options.seed)?;
+    let parts = Parts::of(benign, &[], options.seed)?;
     let self_tests = selftest::run(&observer, &parts.fitted[..SELF_TEST], options.seed)?;
     let mut outcome = Outcome { self_tests, ..Outcome::default() };
     if outcome.self_tests.iter().all(SelfTest::passed) {
-        let sensor = Sensor::new(&observer, options.seed)?;
-        let samples = samples(&observer, &sensor, &parts, options.seed)?;
-        let panel = Panel::fit(&samples, &mut outcome.notes)?;
-        let least = 1.0 / (parts.calibrated.len() + 1) as f64;
-        if least > options.level {
-            outcome.notes.push(format!(
-                "no prompt can be flagged: {} calibration prompts give no p-value below {least:.3}, and the level is {}",
-                parts.calibrated.len(),
-                options.level
-            ));
-        }
-        let instrument = Instrument { sensor: &sensor, panel: &panel };
-        outcome.analysis = Some(instrument.measure(&observer, &parts, options)?);
+        let (analysis, samples) = measured(&observer, &parts, options, &mut outcome.notes)?;
+        outcome.analysis = Some(analysis);
         outcome.samples = Some(samples);
         if options.profile {
             outcome.responses = own_responses(&observer, &parts.calibrated, options.seed)?;
@@ -106,6 +97,59 @@ pub fn analyse(
     }
     outcome.cost = observer.cost();
     Ok(outcome)
+}
+
+/// Fits, calibrates and measures; what the user should know goes to `notes`.
+fn measured(
+    observer: &Observer<'_>,
+    parts: &Parts,
+    options: &Options,
+    notes: &mut Vec<String>,
+) -> Result<(Analysis, Samples)> {
+    let sensor = Sensor::new(observer, options.seed)?;
+    let samples = samples(observer, &sensor, parts, options.seed)?;
+    let panel = Panel::fit(&samples, notes)?;
+    let least = 1.0 / (parts.calibrated.len() + 1) as f64;
+    if least > options.level {
+        notes.push(format!(
+            "no prompt can be flagged: {} calibration prompts give no p-value below {least:.3}, and the level is {}",
+            parts.calibrated.len(),
+            options.level
+        ));
+    }
+    let instrument = Instrument { sensor: &sensor, panel: &panel };
+    Ok((instrument.measure(observer, parts, options)?, samples))
+}
+
+/// What the layers do with candidates that were picked on the prompts of `picked_on`, as evidence of a scan.
+///
+/// # Errors
+/// As [`analyse`].
+pub fn shifts(
+    observer: &Observer<'_>,
+    benign: &Benign,
+    picked_on: &[Prompt],
+    candidates: Vec<Candidate>,
+    seed: u64,
+) -> Result<Vec<ActivationShift>> {
+    let parts = Parts::of(benign, picked_on, seed)?;
+    let options = Options { candidates, level: SCAN_LEVEL, profile: false, seed };
+    let (analysis, _) = measured(observer, &parts, &options, &mut Vec::new())?;
+    let of_all = |detectors: &[DetectorRecord]| detectors.last().map(|combination| combination.flagged);
+    let Some(clean) = of_all(&analysis.detectors) else { return Ok(Vec::new()) };
+    let calibrated = analysis.calibrated;
+    let shift = |record: CandidateRecord| {
+        let combination = record.separations.last()?;
+        Some(ActivationShift {
+            flagged: combination.flagged,
+            control: combination.control_flagged,
+            clean,
+            level: SCAN_LEVEL,
+            calibrated,
+            candidate: record.candidate,
+        })
+    };
+    Ok(analysis.candidates.into_iter().filter_map(shift).collect())
 }
 
 /// Disjoint parts of the benign prompts, drawn by seed: tasks follow each other in a fixed turn in suites, and parts
@@ -117,8 +161,10 @@ struct Parts {
 }
 
 impl Parts {
-    fn of(benign: &Benign, seed: u64) -> Result<Self> {
+    /// Without the prompts that candidates were picked on.
+    fn of(benign: &Benign, picked_on: &[Prompt], seed: u64) -> Result<Self> {
         let mut prompts = benign.prompts().to_vec();
+        prompts.retain(|prompt| picked_on.iter().all(|other| other.id != prompt.id));
         if prompts.len() < LEAST_PROMPTS {
             return Err(benign.too_few(format!(
                 "expected at least {LEAST_PROMPTS} benign prompts to fit, calibrate and measure on, found {}",
@@ -338,7 +384,7 @@ mod tests {
     fn parts_are_disjoint_and_drawn_by_seed() {
         let benign = Benign::of(&[Suite::embedded("benign").unwrap().unwrap()]);
         let ids = |seed| {
-            let parts = Parts::of(&benign, seed).unwrap();
+            let parts = Parts::of(&benign, &[], seed).unwrap();
             [parts.fitted, parts.calibrated, parts.held_out]
                 .map(|part| part.into_iter().map(|prompt| prompt.id).collect::<Vec<_>>())
         };
