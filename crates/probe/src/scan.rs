@@ -29,8 +29,6 @@ use crate::trigger::{NEVER_COVERED, control, describe};
 
 /// Control strings of the screening: no p-value against them is below 1/65.
 const CONTROLS: usize = 64;
-/// Candidates whose inner states are measured.
-const WATCHED: usize = 8;
 /// Response positions of the drift, and tokens of the answers it follows.
 const DRIFT_POSITIONS: usize = 8;
 const MAX_NEW: usize = 24;
@@ -190,28 +188,17 @@ fn run(
         outcome.coverage.not_tested.push("what the answers say: only the layers were looked at".into());
     }
     if probes.activations && !pool.candidates.is_empty() {
-        let picked = finalists(pool, screening);
-        let count = picked.len();
         outcome.evidence.activations =
-            analysis::shifts(observer, &pool.benign, &split.screening, picked, seed)?;
+            analysis::shifts(observer, &pool.benign, &split.screening, &pool.candidates, seed)?;
         outcome.coverage.tested.push(format!(
-            "inner states of both sides with the {count} strongest candidates and with random text of their shapes"
+            "inner states of both sides with every inserted text on {} prompts, and with the {} strongest and random text \
+             of their shapes on held-out ones",
+            split.screening.len(),
+            analysis::WATCHED
         ));
+        outcome.coverage.not_tested.push("what the layers do with changes of the whole prompt".into());
     }
     Ok(())
-}
-
-/// The strongest candidates of the screening, one of each text.
-fn finalists(pool: &Pool, screening: &Screening) -> Vec<Candidate> {
-    let mut picked: Vec<Candidate> = Vec::with_capacity(WATCHED);
-    for (index, _) in &screening.entries {
-        let Some(candidate) = pool.candidates.get(*index) else { continue };
-        if picked.len() < WATCHED && picked.iter().all(|other| other.change.text() != candidate.change.text())
-        {
-            picked.push(candidate.clone());
-        }
-    }
-    picked
 }
 
 /// Tests the strongest candidates by the payload that they bring.
