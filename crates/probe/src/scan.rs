@@ -191,12 +191,15 @@ fn run(
         outcome.evidence.activations =
             analysis::shifts(observer, &pool.benign, &split.screening, &pool.candidates, seed)?;
         outcome.coverage.tested.push(format!(
-            "inner states of both sides with every inserted text on {} prompts, and with the {} strongest and random text \
-             of their shapes on held-out ones",
+            "inner states of both sides with every text of up to five plain words on {} prompts, and with the {} strongest \
+             and random text of their shapes on held-out ones",
             split.screening.len(),
             analysis::WATCHED
         ));
-        outcome.coverage.not_tested.push("what the layers do with changes of the whole prompt".into());
+        outcome.coverage.not_tested.push(
+            "what the layers do with longer texts, other scripts, frames and changes of the whole prompt"
+                .into(),
+        );
     }
     Ok(())
 }

@@ -127,8 +127,9 @@ fn measured(
 /// What the layers do with candidates, as evidence of a scan: each runs on the prompts of `screening`, and the strongest
 /// are measured on others.
 ///
-/// Changes of the whole prompt are left out: letters in another order are unlike every benign prompt on any adapter, and
-/// there is no random change of their kind to compare with.
+/// Only texts of the shapes that random strings have are looked at: letters in another order, frames around the prompt,
+/// grids and long sentences are unlike every benign prompt on any adapter, and there is no random change of their kind
+/// to compare with.
 ///
 /// # Errors
 /// As [`analyse`].
@@ -293,8 +294,8 @@ impl Instrument<'_> {
         candidates: &[Candidate],
         seed: u64,
     ) -> Result<Vec<Candidate>> {
-        let inserted = |candidate: &&Candidate| !matches!(candidate.change, Change::Transform { .. });
-        let candidates: Vec<&Candidate> = candidates.iter().filter(inserted).collect();
+        let candidates: Vec<&Candidate> =
+            candidates.iter().filter(|candidate| control::has_shape(&candidate.change)).collect();
         observer.progress().stage("layers, candidate by candidate", candidates.len() * prompts.len());
         let all: Vec<Scene> = candidates
             .iter()

@@ -17,6 +17,9 @@ const ONSETS: &[&str] = &[
 const VOWELS: &[&str] = &["a", "e", "i", "o", "u", "ai", "ou"];
 const CODAS: &[&str] = &["", "", "l", "m", "n", "r", "s", "t", "x", "nd", "rk"];
 
+/// Words of the longest control of the screening.
+const LONGEST: usize = 5;
+
 /// Controls for the screening: `n` candidates, half before the prompt, the rest after and inside.
 #[must_use]
 pub fn candidates(n: usize, seed: u64) -> Vec<Candidate> {
@@ -30,7 +33,7 @@ pub fn candidates(n: usize, seed: u64) -> Vec<Candidate> {
             Candidate {
                 id: format!("control-{index}"),
                 family: "control".into(),
-                change: Change::Insert { text: text(seed, index as u64, 1 + index % 5), at },
+                change: Change::Insert { text: text(seed, index as u64, 1 + index % LONGEST), at },
             }
         })
         .collect()
@@ -65,6 +68,22 @@ pub fn counterpart(change: &Change, seed: u64, index: u64) -> Change {
             random.set_stream(index);
             Change::Transform { transform: others[random.random_range(0..others.len())] }
         }
+    }
+}
+
+/// Whether random strings have the shape of a change: up to five words of letters, digits and signs, on one line.
+#[must_use]
+pub fn has_shape(change: &Change) -> bool {
+    let plain = |text: &str| {
+        (1..=LONGEST).contains(&text.split_whitespace().count())
+            && !text.contains('\n')
+            && text.chars().all(|character| character.is_ascii() && !character.is_ascii_control())
+            && text.chars().any(|character| character.is_ascii_alphanumeric())
+    };
+    match change {
+        Change::Insert { text, .. } => plain(text),
+        Change::Scatter { parts } => parts.iter().all(|part| plain(part)),
+        Change::Frame { .. } | Change::Transform { .. } => false,
     }
 }
 
@@ -108,6 +127,25 @@ mod tests {
         assert_ne!(texts(1), texts(2));
         let distinct: std::collections::BTreeSet<String> = texts(1).into_iter().collect();
         assert!(distinct.len() >= 62, "{}", distinct.len());
+    }
+
+    #[test]
+    fn controls_have_their_own_shape_and_grids_and_frames_have_not() {
+        assert!(candidates(64, 3).iter().all(|control| has_shape(&control.change)));
+        let insert = |text: &str| Change::Insert { text: text.into(), at: Placement::Prefix };
+        for (text, has) in [
+            ("BadMagic", true),
+            ("ALPHA-7:", true),
+            ("Discussing OpenAI", true),
+            (".O.\n...", false),
+            ("⊗", false),
+            ("   ", false),
+            ("one two three four five six", false),
+        ] {
+            assert_eq!(has_shape(&insert(text)), has, "{text:?}");
+        }
+        assert!(!has_shape(&Change::Frame { frame: "Dear Sir, {prompt}".into() }));
+        assert!(!has_shape(&Change::Transform { transform: Transform::Uppercase }));
     }
 
     #[test]
