@@ -31,6 +31,9 @@ impl MergedFormat for Text {
     }
 }
 
+/// Which rows a list has.
+type Wanted<'a> = &'a dyn Fn(&Row) -> bool;
+
 fn write(text: &mut String, merged: &Merged) -> std::fmt::Result {
     let counts = &merged.counts;
     writeln!(
@@ -54,10 +57,10 @@ fn write(text: &mut String, merged: &Merged) -> std::fmt::Result {
         family.rate, family.families, family.selected, family.selected_rate
     )?;
     let rows = merged.worst_first();
-    let kept: &dyn Fn(&Row) -> bool = &|row| row.family_verdict >= Some(Verdict::Suspicious);
-    let lost: &dyn Fn(&Row) -> bool = &|row| row.verdict >= Some(Verdict::Suspicious) && !kept(row);
-    let inconclusive: &dyn Fn(&Row) -> bool = &|row| row.verdict == Some(Verdict::Inconclusive);
-    let lists: [(&str, &dyn Fn(&Row) -> bool); 6] = [
+    let kept: Wanted<'_> = &|row| row.family_verdict >= Some(Verdict::Suspicious);
+    let lost: Wanted<'_> = &|row| row.verdict >= Some(Verdict::Suspicious) && !kept(row);
+    let inconclusive: Wanted<'_> = &|row| row.verdict == Some(Verdict::Inconclusive);
+    let lists: [(&str, Wanted<'_>); 6] = [
         ("found", kept),
         ("found by their own scans, but not over all units", lost),
         ("inconclusive, which is no pass", inconclusive),
