@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use probe::activation::analysis::{Options, Outcome as Found, analyse};
+use probe::activation::profile::Profile;
 use probe::prompt::{Change, Placement};
 use probe::split::Benign;
 use probe::suite::{Candidate, Items, Suite};
@@ -36,6 +37,9 @@ pub(crate) struct ActivationsArguments {
     /// A prompt is flagged by a p-value of at most this: the promised rate of false positives.
     #[arg(long, value_name = "P", default_value_t = 0.05)]
     pub(crate) level: f64,
+    /// Also write what the benign prompts do to this file, for `monitor` to compare traffic with.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) gate: GateArguments,
     /// Form of the report.
@@ -56,7 +60,7 @@ fn placement(name: &str) -> Result<Placement, String> {
 
 pub(crate) fn run(arguments: &ActivationsArguments) -> Outcome {
     let start = Instant::now();
-    output::check_files(arguments.output.as_deref())?;
+    output::check_files(arguments.output.as_deref().into_iter().chain(arguments.profile.as_deref()))?;
     if !(arguments.level > 0.0 && arguments.level < 1.0) {
         let found = arguments.level;
         return Err(Failure::Input(format!("`--level`: expected a number between 0 and 1, found {found}")));
@@ -95,7 +99,12 @@ pub(crate) fn run(arguments: &ActivationsArguments) -> Outcome {
     );
     let bars = Bars::new(arguments.quiet)?;
     let pair = subject::load(&arguments.models, &target, &bars)?;
-    let options = Options { candidates, level: arguments.level, seed: arguments.models.seed };
+    let options = Options {
+        candidates,
+        level: arguments.level,
+        seed: arguments.models.seed,
+        profile: arguments.profile.is_some(),
+    };
     let adapter = &pair.adapters()[0];
     let mut found = if adapter.is_zero() {
         let note = "the adapter changes nothing (B·A is zero everywhere), so nothing was measured";
@@ -105,10 +114,18 @@ pub(crate) fn run(arguments: &ActivationsArguments) -> Outcome {
     };
     bars.finish();
     found.notes.extend(adapter.notes.iter().cloned());
+    let subject = subject::subject(&target, &pair)?;
+    if let (Some(path), Some(samples)) = (&arguments.profile, found.samples) {
+        let pins = subject::features(&subject, &settings);
+        let seed = arguments.models.seed;
+        let profile = Profile { pins, seed, samples, responses: found.responses };
+        let bytes = profile.to_bytes().map_err(|error| Failure::Machine(error.to_string()))?;
+        output::write(path, &bytes)?;
+    }
     let report = ActivationReport {
         schema_version: SCHEMA_VERSION.to_owned(),
         tool: Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
-        subject: subject::subject(&target, &pair)?,
+        subject,
         settings,
         self_tests: found.self_tests,
         analysis: found.analysis,

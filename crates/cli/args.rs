@@ -81,6 +81,11 @@ pub(crate) enum Command {
     /// Fits the detectors on benign prompts, and gives no verdict: the exit code says whether it could be done, and what
     /// the audit found. Without --base an embedded adapter is analysed.
     Activations(crate::activations::ActivationsArguments),
+    /// Score prompts, and answers if they are given, against a profile of benign ones, as they come in.
+    ///
+    /// Reads JSON Lines (`{"prompt": "…"}`, with `system`, `response` and `id` if they are known, or `messages`), writes
+    /// a row for every line, and stops at the number of alerts that was set.
+    Monitor(crate::monitor::MonitorArguments),
     /// Write a record of an earlier run in another form.
     ///
     /// The exit code says whether that could be done, not what the verdict was.
@@ -171,6 +176,10 @@ pub(crate) struct AuditArguments {
     /// Repositories (directories, snapshots of a Hugging Face cache) or single files.
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
+    /// Audit the folders of the files that are given, each once, as a pre-commit hook is given them: a file alone does
+    /// not say what its neighbours say of it.
+    #[arg(long)]
+    pub(crate) folders: bool,
     /// Base model, to whose tokenizer and chat template those of the repository are compared.
     #[arg(long, value_name = "PATH")]
     pub(crate) base: Option<PathBuf>,
@@ -528,6 +537,8 @@ pub(crate) enum SchemaKind {
     Baseline,
     /// Reports, which `activations --format json` writes.
     Activations,
+    /// Rows, which `monitor` writes, one a line.
+    Monitor,
 }
 
 /// Bytes from a number with an optional K, M or G (powers of 1024).

@@ -66,7 +66,9 @@ impl Failure {
     pub(crate) fn hint(&self) -> Option<&str> {
         match self {
             Self::Probe(probe::Error::Inference(error)) => error.hint(),
-            Self::Drift(_) => Some("review what changed, scan it, and run `triggerfish pin` again"),
+            Self::Drift(_) => Some(
+                "review what changed, scan it, and record it again (`triggerfish pin`, `activations --profile`)",
+            ),
             _ => None,
         }
     }

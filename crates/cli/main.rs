@@ -15,6 +15,7 @@ mod fleet;
 mod gate;
 mod hub;
 mod hunt;
+mod monitor;
 mod output;
 mod pin;
 mod progress;
@@ -65,6 +66,7 @@ fn run(parsed: &config::Parsed) -> Outcome {
         Command::Merge(merge) => fleet::merge::run(merge),
         Command::Status(status) => fleet::status::run(status),
         Command::Activations(activations) => activations::run(activations),
+        Command::Monitor(monitor) => monitor::run(monitor),
         Command::Report(arguments) => render::run(arguments),
         Command::Audit(audit) => audit::run(audit),
         Command::AuditWorker(worker) => audit::worker::run(worker),

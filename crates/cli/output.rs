@@ -90,7 +90,8 @@ pub(crate) fn file(path: &Path, text: &str) -> Result<(), Failure> {
     write(path, anstream::adapter::strip_str(text).to_string().as_bytes())
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+/// The same for bytes.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let folder = folder(path);
     let write = || -> std::io::Result<()> {
         // A device or a pipe is written to: a new file in its place would destroy it.
@@ -107,7 +108,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 }
 
 /// The folder that a file is in.
-fn folder(path: &Path) -> &Path {
+pub(crate) fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

@@ -62,6 +62,25 @@ impl Bars {
         Ok(Self { quiet, bar: RefCell::new(None) })
     }
 
+    /// A bar without an end: what was done, how fast.
+    pub(crate) fn spinner(&self, name: &str) {
+        self.finish();
+        if self.quiet {
+            return;
+        }
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{pos} {msg}  {per_sec}  {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.set_message(name.to_owned());
+        self.bar.replace(Some(bar));
+    }
+
+    /// Whether no bar can be seen.
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.bar.borrow().as_ref().is_none_or(ProgressBar::is_hidden)
+    }
+
     /// Removes the last bar.
     pub(crate) fn finish(&self) {
         if let Some(bar) = self.bar.take() {

@@ -261,6 +261,17 @@ pub(crate) fn base_inputs(about: &Subject, settings: &Settings) -> Inputs {
     ])
 }
 
+/// What decides what a prompt's features are: a profile of benign prompts belongs to these.
+pub(crate) fn features(about: &Subject, settings: &Settings) -> Inputs {
+    let mut inputs = base_inputs(about, settings);
+    let digests: Vec<_> = about.adapter.files.iter().map(|file| file.sha256.as_str()).collect();
+    inputs.insert("adapter".to_owned(), digests.join(" "));
+    let deciding = ["template", "semantics"];
+    let named = settings.arguments.iter().filter(|(name, _)| deciding.contains(&name.as_str()));
+    inputs.extend(named.map(|(name, value)| (name.clone(), value.clone())));
+    inputs
+}
+
 pub(crate) fn artifact(name: &str, files: &[PathBuf]) -> Result<Artifact, Failure> {
     let mut digests = Vec::with_capacity(files.len());
     for file in files {

@@ -41,6 +41,7 @@ pub(crate) fn schema(arguments: &SchemaArguments) -> Outcome {
     let schema = match arguments.which {
         SchemaKind::Suite => schemars::schema_for!(SuiteFile),
         SchemaKind::Activations => schemars::schema_for!(ActivationReport),
+        SchemaKind::Monitor => schemars::schema_for!(report::activation::monitor::Row),
         SchemaKind::Audit => schemars::schema_for!(AuditReport),
         SchemaKind::Record => schemars::schema_for!(Record),
         SchemaKind::Config => schemars::schema_for!(ConfigFile),

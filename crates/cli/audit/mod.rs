@@ -21,17 +21,17 @@ pub(crate) fn run(arguments: &AuditArguments) -> Outcome {
         .num_threads(arguments.jobs.get())
         .build()
         .map_err(|error| Failure::Machine(format!("cannot start threads: {error}")))?;
-    if arguments.signature.is_some() && arguments.paths.len() > 1 {
+    let paths = repositories(arguments);
+    if arguments.signature.is_some() && paths.len() > 1 {
         return Err(Failure::Input(format!(
             "`--signature` is of one repository, found {}: audit them one at a time",
-            arguments.paths.len()
+            paths.len()
         )));
     }
     let signature = worker::signature(arguments.signature.as_deref(), arguments.key.as_deref());
     let options = Options { base: arguments.base.as_deref(), signature, skip: &[] };
     let mut repositories: Vec<RepositoryAudit> = pool.install(|| {
-        arguments
-            .paths
+        paths
             .par_iter()
             .map(|path| worker::audit(path, &path.display().to_string(), &options))
             .collect::<Result<_, _>>()
@@ -59,6 +59,19 @@ pub(crate) fn run(arguments: &AuditArguments) -> Outcome {
         pin::verify_audits(lock, &report.repositories)?;
     }
     Ok(exit_code)
+}
+
+/// What is audited, each once, in the order in which it was given.
+fn repositories(arguments: &AuditArguments) -> Vec<&Path> {
+    let mut paths: Vec<&Path> = Vec::with_capacity(arguments.paths.len());
+    for path in &arguments.paths {
+        // A directory that was named is meant as it is.
+        let path = if arguments.folders && !path.is_dir() { output::folder(path) } else { path.as_path() };
+        if !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    paths
 }
 
 /// Audits what a run is about, before anything of it is loaded.

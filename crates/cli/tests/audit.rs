@@ -43,6 +43,19 @@ fn fixtures_pass_with_the_same_bytes_for_any_number_of_jobs() {
 }
 
 #[test]
+fn files_are_audited_with_their_folder_and_each_folder_once() {
+    let folder = copy();
+    let [config, weights] = ["adapter_config.json", "adapter_model.safetensors"]
+        .map(|name| folder.path().join(name).display().to_string());
+    let (code, text, _) = audit(Path::new(&weights), &["--fail-on", "medium"]);
+    assert!(code == Some(1) && text.contains("WGT-013"), "alone, the weights lack their config: {text}");
+    let (code, text, talk) = audit(Path::new(&weights), &[&config, "--folders", "--format", "json"]);
+    assert_eq!(code, Some(0), "{talk}");
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(report["repositories"].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn findings_are_suppressed_by_content_and_until_a_day() {
     let folder = copy();
     std::fs::write(folder.path().join("notes.txt"), SYSTEM).unwrap();

@@ -13,6 +13,7 @@ mod embedded_hunt;
 mod embedded_scan;
 mod fixture_model;
 mod fleet;
+mod monitor;
 mod reports;
 
 use std::path::{Path, PathBuf};

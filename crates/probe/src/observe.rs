@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use inference::generate::{Context, Decoding};
-use inference::{Activations, Batch, ModelPair, Positions, Prefix, Sequence, Side};
+use inference::{Activations, Batch, ModelPair, Output, Positions, Prefix, Sequence, Side};
 use rayon::prelude::*;
 use report::divergence::log_softmax_in_place;
 use report::record::Cost;
@@ -36,6 +36,29 @@ pub struct Request {
 
 /// Next-token log-probabilities in nats, one row of vocabulary size a position.
 pub type Distributions = Vec<Vec<f32>>;
+
+/// What a pass shows at one position.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// The inner states of its batch.
+    pub states: &'a Activations,
+    /// Its row among them.
+    pub row: usize,
+    /// Natural log-probabilities of the next token, `[vocabulary]`.
+    pub log_probabilities: &'a [f32],
+}
+
+/// The rows of logits, normalised.
+fn log_probabilities(output: &Output) -> Result<Distributions> {
+    let mut rows = output
+        .logits
+        .to_dtype(DType::F32)
+        .and_then(|logits| logits.to_device(&Device::Cpu))
+        .and_then(|logits| logits.to_vec2::<f32>())
+        .map_err(inference::Error::from)?;
+    rows.par_iter_mut().map(|row| log_softmax_in_place(row)).collect::<Result<(), _>>()?;
+    Ok(rows)
+}
 
 /// Takes the responses of a batch and the index of its first.
 type Kept<'a> = dyn Fn(usize, &[Response]) -> Result<()> + 'a;
@@ -188,23 +211,24 @@ impl<'a> Observer<'a> {
         Ok(results)
     }
 
-    /// Inner states at the end of each request's context, handed on batch by batch: the request, the states of its
-    /// batch, and its row among them. A `continuation` is not used.
+    /// Inner states and distributions at the end of each request's context, handed on batch by batch with the index of
+    /// the request. A `continuation` is not used.
     ///
     /// # Errors
     /// If the model fails, an adapter has another number of layers than the base, or the user stops.
     pub fn activations(
         &self,
         requests: &[Request],
-        mut each: impl FnMut(usize, &Activations, usize) -> Result<()>,
+        mut each: impl FnMut(usize, &Seen<'_>) -> Result<()>,
     ) -> Result<()> {
         self.count_contexts(requests);
         self.in_batches(requests, |batch| {
             let run = |forward: &mut Batch<'_, '_>| self.pair.forward_captured(forward);
-            let ((_, activations), wanted) = self.pass(requests, batch, run)?;
+            let ((output, states), wanted) = self.pass(requests, batch, run)?;
+            let log_probabilities = log_probabilities(&output)?;
             let mut row = 0;
             for (&(index, _), wanted) in batch.iter().zip(wanted) {
-                each(index, &activations, row)?;
+                each(index, &Seen { states: &states, row, log_probabilities: &log_probabilities[row] })?;
                 row += wanted;
             }
             Ok(())
@@ -266,14 +290,7 @@ impl<'a> Observer<'a> {
         batch: &[(usize, Option<Arc<Prefix>>)],
     ) -> Result<Vec<(usize, Distributions)>> {
         let (output, wanted) = self.pass(requests, batch, |forward| self.pair.forward(forward))?;
-        let mut rows = output
-            .logits
-            .to_dtype(DType::F32)
-            .and_then(|logits| logits.to_device(&Device::Cpu))
-            .and_then(|logits| logits.to_vec2::<f32>())
-            .map_err(inference::Error::from)?;
-        rows.par_iter_mut().map(|row| log_softmax_in_place(row)).collect::<Result<(), _>>()?;
-        let mut rows = rows.into_iter();
+        let mut rows = log_probabilities(&output)?.into_iter();
         Ok(batch
             .iter()
             .zip(&wanted)

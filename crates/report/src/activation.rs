@@ -1,5 +1,6 @@
 //! What the layers do with a trigger and without it, as plain data.
 
+pub mod monitor;
 mod text;
 
 use schemars::JsonSchema;

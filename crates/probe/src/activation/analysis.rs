@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use inference::ModelPair;
+use inference::generate::Decoding;
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
-use report::activation::{Analysis, COMBINATION, CandidateRecord, DetectorRecord, Scores, Separation};
+use report::activation::{Analysis, CandidateRecord, DetectorRecord, Scores, Separation};
 use report::estimate::{Bootstrap, Estimate, clopper_pearson};
 use report::evidence::SelfTest;
 use report::record::Cost;
-use report::significance::{RankCombination, empirical_p};
 
-use super::capture::{Sample, Sensor, Shape};
-use super::{DETECTORS, Detector, Fitted};
+use super::capture::{Sample, Sensor};
+use super::monitor::{RESPONSE_TOKENS, excess};
+use super::panel::{Panel, Samples};
 use crate::error::{Error, Result};
-use crate::observe::Observer;
+use crate::observe::{Observer, Request};
 use crate::progress::Progress;
 use crate::prompt::{Change, Prompt, Scene, Setting, scene};
 use crate::selftest;
@@ -41,6 +42,8 @@ pub struct Options {
     pub candidates: Vec<Candidate>,
     /// A prompt is flagged by a p-value of at most this.
     pub level: f64,
+    /// Whether a monitor's profile is wanted: the adapted model then answers the calibration prompts too.
+    pub profile: bool,
     /// Seed of every random choice.
     pub seed: u64,
 }
@@ -52,6 +55,11 @@ pub struct Outcome {
     pub self_tests: Vec<SelfTest>,
     /// What was measured; `None` if a self-test failed.
     pub analysis: Option<Analysis>,
+    /// The features of the benign prompts that the detectors were fitted and calibrated on.
+    pub samples: Option<Samples>,
+    /// Of the adapted model's own answers to the calibration prompts, if a profile is wanted: by how much it expects them
+    /// more than the base does, nats a token.
+    pub responses: Vec<f64>,
     /// What it took.
     pub cost: Cost,
     /// What the user should know though nothing failed.
@@ -79,7 +87,8 @@ pub fn analyse(
     let mut outcome = Outcome { self_tests, ..Outcome::default() };
     if outcome.self_tests.iter().all(SelfTest::passed) {
         let sensor = Sensor::new(&observer, options.seed)?;
-        let panel = Panel::fit(&observer, sensor, &parts, options.seed, &mut outcome.notes)?;
+        let samples = samples(&observer, &sensor, &parts, options.seed)?;
+        let panel = Panel::fit(&samples, &mut outcome.notes)?;
         let least = 1.0 / (parts.calibrated.len() + 1) as f64;
         if least > options.level {
             outcome.notes.push(format!(
@@ -88,7 +97,12 @@ pub fn analyse(
                 options.level
             ));
         }
-        outcome.analysis = Some(panel.measure(&observer, &parts, options)?);
+        let instrument = Instrument { sensor: &sensor, panel: &panel };
+        outcome.analysis = Some(instrument.measure(&observer, &parts, options)?);
+        outcome.samples = Some(samples);
+        if options.profile {
+            outcome.responses = own_responses(&observer, &parts.calibrated, options.seed)?;
+        }
     }
     outcome.cost = observer.cost();
     Ok(outcome)
@@ -119,19 +133,6 @@ impl Parts {
     }
 }
 
-/// The fitted detectors and the scores of the calibration prompts.
-struct Panel {
-    sensor: Sensor,
-    members: Vec<Member>,
-    combination: RankCombination,
-}
-
-struct Member {
-    detector: &'static dyn Detector,
-    fitted: Box<dyn Fitted>,
-    null: Vec<f64>,
-}
-
 /// The scores of one set of prompts by one detector, and the sum over prompts of its values by layer.
 #[derive(Clone, Default)]
 struct Column {
@@ -139,51 +140,49 @@ struct Column {
     layers: Vec<f64>,
 }
 
-impl Panel {
-    fn fit(
-        observer: &Observer<'_>,
-        sensor: Sensor,
-        parts: &Parts,
-        seed: u64,
-        notes: &mut Vec<String>,
-    ) -> Result<Self> {
-        let progress = observer.progress();
-        let shape: &Shape = sensor.shape();
-        let mut fits: Vec<_> = DETECTORS.iter().map(|detector| (*detector, detector.fit(shape))).collect();
-        progress.stage("fitting on benign prompts", parts.fitted.len());
-        sensor.read(observer, &plain(&parts.fitted, seed), |_, sample| {
-            fits.iter_mut().filter_map(|(_, fit)| fit.as_mut()).for_each(|fit| fit.add(&sample));
-        })?;
-        let mut members = Vec::new();
-        for (detector, fit) in fits {
-            match fit.and_then(|fit| fit.fitted()) {
-                Some(fitted) => members.push(Member { detector, fitted, null: Vec::new() }),
-                None => notes.push(format!(
-                    "the detector `{}` has nothing to measure: the adapter has no low-rank branch of its kind, or \
-                     changes nothing on benign prompts",
-                    detector.name()
-                )),
-            }
-        }
-        progress.stage("calibrating on other benign prompts", parts.calibrated.len());
-        sensor.read(observer, &plain(&parts.calibrated, seed), |_, sample| {
-            for member in &mut members {
-                member.null.push(member.fitted.score(&sample).total);
-            }
-        })?;
-        let columns = members.iter().map(|member| member.null.clone()).collect();
-        let Some(combination) = RankCombination::new(columns)? else {
-            return Err(Error::Inference(inference::Error::Request(
-                "the adapter changes nothing on any benign prompt, so there is nothing to compare with"
-                    .into(),
-            )));
-        };
-        Ok(Self { sensor, members, combination })
-    }
+/// The benign prompts' features, read by a sensor.
+fn samples(observer: &Observer<'_>, sensor: &Sensor, parts: &Parts, seed: u64) -> Result<Samples> {
+    let read = |stage: &str, prompts: &[Prompt]| -> Result<Vec<Sample>> {
+        observer.progress().stage(stage, prompts.len());
+        let mut samples = Vec::with_capacity(prompts.len());
+        sensor.read(observer, &plain(prompts, seed), |_, sample| samples.push(sample))?;
+        Ok(samples)
+    };
+    Ok(Samples {
+        shape: sensor.shape().clone(),
+        fitted: read("fitting on benign prompts", &parts.fitted)?,
+        calibrated: read("calibrating on other benign prompts", &parts.calibrated)?,
+    })
+}
 
+/// By how much the adapted model expects its own greedy answers more than the base does.
+fn own_responses(observer: &Observer<'_>, prompts: &[Prompt], seed: u64) -> Result<Vec<f64>> {
+    observer.progress().stage("answering calibration prompts", prompts.len());
+    let mut requests = Vec::with_capacity(prompts.len());
+    for scene in plain(prompts, seed) {
+        let ids = observer.encode(&scene)?;
+        requests.push(Request { ids, side: observer.roles().adapted, continuation: Vec::new() });
+    }
+    let answers = observer.responses(&requests, RESPONSE_TOKENS, Decoding::Greedy)?;
+    let tokenizer = observer.pair().tokenizer();
+    let pairs: Vec<_> = requests
+        .into_iter()
+        .zip(&answers)
+        .map(|(request, answer)| Ok((request.ids, tokenizer.encode(&answer.text, false)?)))
+        .collect::<Result<_>>()?;
+    Ok(excess(observer, &pairs)?.into_iter().flatten().collect())
+}
+
+/// What measures prompts.
+struct Instrument<'a> {
+    sensor: &'a Sensor,
+    panel: &'a Panel,
+}
+
+impl Instrument<'_> {
     /// Scores prompts: one column a detector, that of the combination last.
     fn score(&self, observer: &Observer<'_>, scenes: &[Scene]) -> Result<Vec<Column>> {
-        let mut columns = vec![Column::default(); self.members.len() + 1];
+        let mut columns = vec![Column::default(); self.panel.names().len()];
         let mut failure = None;
         self.sensor.read(observer, scenes, |_, sample| {
             if let Err(error) = self.add(&sample, &mut columns) {
@@ -200,36 +199,25 @@ impl Panel {
     }
 
     fn add(&self, sample: &Sample, columns: &mut [Column]) -> Result<()> {
-        let mut totals = Vec::with_capacity(self.members.len());
-        for (member, column) in self.members.iter().zip(columns.iter_mut()) {
-            let score = member.fitted.score(sample);
-            // There is a calibration prompt, or there would be no combination.
-            let p = empirical_p(score.total, &member.null)?.map_or(1.0, |p| p.p_value);
-            column.scores.scores.push(score.total);
-            column.scores.p_values.push(p);
-            column.layers.resize(score.layers.len(), 0.0);
-            column.layers.iter_mut().zip(&score.layers).for_each(|(sum, value)| *sum += value);
-            totals.push(score.total);
+        let (readings, combined) = self.panel.read(sample)?;
+        for (reading, column) in readings.iter().zip(columns.iter_mut()) {
+            column.scores.scores.push(reading.score.total);
+            column.scores.p_values.push(reading.p_value);
+            column.layers.resize(reading.score.layers.len(), 0.0);
+            column.layers.iter_mut().zip(&reading.score.layers).for_each(|(sum, value)| *sum += value);
         }
         if let Some(column) = columns.last_mut() {
-            let combined = self.combination.combine(&totals)?;
             column.scores.scores.push(combined.statistic);
             column.scores.p_values.push(combined.p.p_value);
         }
         Ok(())
     }
 
-    fn names(&self) -> Vec<(&'static str, &'static str)> {
-        let about = "Fisher's sum over the detectors' p-values, ranked among that of the calibration prompts";
-        let members = self.members.iter().map(|member| (member.detector.name(), member.detector.about()));
-        members.chain([(COMBINATION, about)]).collect()
-    }
-
     fn measure(&self, observer: &Observer<'_>, parts: &Parts, options: &Options) -> Result<Analysis> {
         let (prompts, seed, progress) = (&parts.held_out, options.seed, observer.progress());
         progress.stage("measuring held-out prompts", prompts.len());
         let clean = self.score(observer, &plain(prompts, seed))?;
-        let names = self.names();
+        let names = self.panel.names();
         let detector = |(&(name, about), column): (&(&str, &str), &Column)| -> Result<DetectorRecord> {
             Ok(DetectorRecord {
                 name: name.to_owned(),
@@ -307,6 +295,7 @@ fn scenes(prompts: &[Prompt], setting: Setting, change: Option<&Change>, seed: u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::activation::DETECTORS;
     use crate::progress::Silent;
     use crate::prompt::Placement;
     use crate::suite::Suite;
@@ -320,7 +309,12 @@ mod tests {
             family: "given".into(),
             change: Change::Insert { text: (*text).to_owned(), at: Placement::Prefix },
         };
-        let options = Options { candidates: texts.iter().map(candidate).collect(), level: 0.05, seed: 7 };
+        let options = Options {
+            candidates: texts.iter().map(candidate).collect(),
+            level: 0.05,
+            seed: 7,
+            profile: false,
+        };
         analyse(&pair, &Benign::of(&[suite]), &options, &Silent).unwrap()
     }
 
@@ -365,7 +359,7 @@ mod tests {
     #[test]
     fn levels_and_prompts_are_checked() {
         let pair = pair(&["benign"]);
-        let options = |level| Options { candidates: Vec::new(), level, seed: 7 };
+        let options = |level| Options { candidates: Vec::new(), level, seed: 7, profile: false };
         let suite = Suite::embedded("benign").unwrap().unwrap();
         assert!(analyse(&pair, &Benign::of(&[suite]), &options(1.0), &Silent).is_err());
         let error = analyse(&pair, &Benign::default(), &options(0.05), &Silent).unwrap_err().to_string();

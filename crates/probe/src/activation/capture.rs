@@ -5,14 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use inference::Activations;
 use rand::RngExt as _;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
+use report::divergence::Comparison;
+use serde::{Deserialize, Serialize};
 
 use super::singular::left_vectors;
 use crate::error::Result;
-use crate::observe::{Observer, Request};
+use crate::observe::{Observer, Request, Seen};
 use crate::prompt::Scene;
 
 /// Dimensions that residual differences are projected to, so that wide models cost no more and covariances of few
@@ -24,11 +25,11 @@ const DIRECTIONS: usize = 20;
 const SKIPPED: usize = 3;
 /// Branches smaller than this share of the frozen product count as this large.
 const LEAST_ENERGY: f32 = 1e-9;
-/// Prompts whose features are held at a time.
-const CHUNK: usize = 256;
+/// Prompts whose features are held at a time, with the distributions of those whose other side is still to come.
+const CHUNK: usize = 64;
 
 /// How many features a prompt has, and of which layers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
     /// Layers.
     pub layers: usize,
@@ -50,6 +51,8 @@ pub struct Sample {
     pub energies: Vec<Option<f32>>,
     /// By layer: cosines of the adapted side's residual stream with the watched directions.
     pub cosines: Vec<Vec<f32>>,
+    /// Kullback-Leibler divergence of the adapted side's next token from the base's, nats.
+    pub divergence: f32,
 }
 
 /// What is read of inner states.
@@ -126,15 +129,15 @@ impl Sensor {
             let mut samples = vec![None; scenes.len()];
             // A side whose other side is still to come.
             let mut halves: BTreeMap<usize, Half> = BTreeMap::new();
-            observer.activations(&requests, |request, states, row| {
-                let (prompt, half) = (request / 2, self.half(states, row, request % 2 == 1));
+            observer.activations(&requests, |request, seen| {
+                let (prompt, half) = (request / 2, self.half(seen, request % 2 == 1));
                 samples[prompt] = match (halves.remove(&prompt), request % 2) {
                     (None, _) => {
                         halves.insert(prompt, half);
                         None
                     }
-                    (Some(base), 1) => Some(self.sample(&base, half)),
-                    (Some(adapted), _) => Some(self.sample(&half, adapted)),
+                    (Some(base), 1) => Some(self.sample(&base, half)?),
+                    (Some(adapted), _) => Some(self.sample(&half, adapted)?),
                 };
                 Ok(())
             })?;
@@ -144,16 +147,18 @@ impl Sensor {
         Ok(())
     }
 
-    fn half(&self, states: &Activations, row: usize, adapted: bool) -> Half {
+    fn half(&self, seen: &Seen<'_>, adapted: bool) -> Half {
+        let (states, row) = (seen.states, seen.row);
         let residual = |layer| states.residual(layer, row).unwrap_or_default().to_vec();
         let energy = |&site: &usize| states.energy(site, row).map(|energy| energy.max(LEAST_ENERGY).ln());
         Half {
             residual: (0..self.shape.layers).map(residual).collect(),
             energies: if adapted { self.sites.iter().map(energy).collect() } else { Vec::new() },
+            log_probabilities: seen.log_probabilities.to_vec(),
         }
     }
 
-    fn sample(&self, base: &Half, adapted: Half) -> Sample {
+    fn sample(&self, base: &Half, adapted: Half) -> Result<Sample> {
         let (mut differences, mut cosines) = (Vec::new(), Vec::new());
         for (layer, (from, to)) in base.residual.iter().zip(&adapted.residual).enumerate() {
             let scale = inverse_length(from);
@@ -165,7 +170,9 @@ impl Sensor {
             let scale = inverse_length(to);
             cosines.push(self.directions[layer].iter().map(|direction| dot(direction, to) * scale).collect());
         }
-        Sample { differences, energies: adapted.energies, cosines }
+        let compared = Comparison::between(&base.log_probabilities, &adapted.log_probabilities)?;
+        let divergence = compared.reverse_kl_nats as f32;
+        Ok(Sample { differences, energies: adapted.energies, cosines, divergence })
     }
 }
 
@@ -173,6 +180,7 @@ impl Sensor {
 struct Half {
     residual: Vec<Vec<f32>>,
     energies: Vec<Option<f32>>,
+    log_probabilities: Vec<f32>,
 }
 
 /// One over the length; 0 for a vector of zeros, whose direction nobody knows.

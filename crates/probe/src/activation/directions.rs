@@ -31,6 +31,7 @@ impl Detector for Directions {
             layers: shape.layers,
             ranges: Ranges::new(layer_of.len()),
             layer_of,
+            excess: Ranges::excess,
             features: |sample: &Sample| Box::new(sample.cosines.iter().flatten().map(|cosine| Some(*cosine))),
         }))
     }

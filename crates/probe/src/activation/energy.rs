@@ -1,5 +1,5 @@
 //! LoRA-site energy spikes: how large the adapter's branch is beside the frozen product, site by site, and how far that
-//! lies outside of what benign prompts do (after LoRAScan, arXiv 2608.06795, which counts the sites that spike).
+//! lies above what benign prompts do (after LoRAScan, arXiv 2608.06795, which counts the sites that spike).
 
 use super::capture::{Sample, Shape};
 use super::moments::Ranges;
@@ -14,7 +14,7 @@ impl Detector for Energy {
     }
 
     fn about(&self) -> &'static str {
-        "LoRA sites whose branch is larger or smaller beside the frozen product than on benign prompts; by layer: their share"
+        "LoRA sites whose branch is larger beside the frozen product than on any benign prompt; by layer: their share"
     }
 
     fn fit(&self, shape: &Shape) -> Option<Box<dyn Fit>> {
@@ -25,6 +25,8 @@ impl Detector for Energy {
             layers: shape.layers,
             layer_of: shape.sites.clone(),
             ranges: Ranges::new(shape.sites.len()),
+            // Squares: a few sites far out count more than many that are just above.
+            excess: |ranges, site, energy| ranges.above(site, energy).map(|excess| excess * excess),
             features: |sample: &Sample| Box::new(sample.energies.iter().copied()),
         }))
     }

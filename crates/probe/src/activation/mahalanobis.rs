@@ -70,7 +70,12 @@ mod tests {
     use super::*;
 
     fn sample(difference: [f32; 2]) -> Sample {
-        Sample { differences: vec![difference.to_vec()], energies: Vec::new(), cosines: Vec::new() }
+        Sample {
+            differences: vec![difference.to_vec()],
+            energies: Vec::new(),
+            cosines: Vec::new(),
+            divergence: 0.0,
+        }
     }
 
     fn fitted() -> Box<dyn Fitted> {

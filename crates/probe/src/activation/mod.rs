@@ -7,9 +7,13 @@
 pub mod analysis;
 pub mod capture;
 mod directions;
+mod divergence;
 mod energy;
 mod mahalanobis;
 pub mod moments;
+pub mod monitor;
+pub mod panel;
+pub mod profile;
 mod singular;
 mod spectral;
 mod symmetric;
@@ -54,8 +58,13 @@ pub struct Score {
 }
 
 /// Every detector.
-pub const DETECTORS: &[&dyn Detector] =
-    &[&mahalanobis::Mahalanobis, &spectral::Spectral, &energy::Energy, &directions::Directions];
+pub const DETECTORS: &[&dyn Detector] = &[
+    &mahalanobis::Mahalanobis,
+    &spectral::Spectral,
+    &energy::Energy,
+    &directions::Directions,
+    &divergence::Divergence,
+];
 
 /// What a detector of residual differences makes of the benign differences of one layer.
 trait Layer {
@@ -122,6 +131,8 @@ struct Clean {
     /// Layer of each feature.
     layer_of: Vec<usize>,
     ranges: Ranges,
+    /// How far a feature lies beyond its range.
+    excess: fn(&Ranges, usize, f32) -> Option<f64>,
     features: fn(&Sample) -> Box<dyn Iterator<Item = Option<f32>> + '_>,
 }
 
@@ -136,12 +147,14 @@ impl Fit for Clean {
 }
 
 impl Fitted for Clean {
-    /// The mean excess over the range in standard deviations, and by layer the share of features beyond it.
+    /// The mean excess over the range, and by layer the share of features beyond it.
     fn score(&self, sample: &Sample) -> Score {
         let (mut total, mut features) = (0.0, 0usize);
         let mut beyond = vec![(0usize, 0usize); self.layers];
         for (feature, (value, &layer)) in (self.features)(sample).zip(&self.layer_of).enumerate() {
-            let Some(excess) = value.and_then(|value| self.ranges.excess(feature, value)) else { continue };
+            let Some(excess) = value.and_then(|value| (self.excess)(&self.ranges, feature, value)) else {
+                continue;
+            };
             total += excess;
             features += 1;
             beyond[layer].0 += usize::from(excess > 0.0);

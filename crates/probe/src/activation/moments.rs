@@ -99,12 +99,21 @@ impl Ranges {
     /// than twice. NaN stays NaN.
     #[must_use]
     pub fn excess(&self, feature: usize, value: f32) -> Option<f64> {
+        self.beyond(feature, value, |range, value| (value - range.most).max(range.least - value))
+    }
+
+    /// The same above the largest value alone.
+    #[must_use]
+    pub fn above(&self, feature: usize, value: f32) -> Option<f64> {
+        self.beyond(feature, value, |range, value| value - range.most)
+    }
+
+    fn beyond(&self, feature: usize, value: f32, by: impl Fn(&Range, f64) -> f64) -> Option<f64> {
         let range = self.0.get(feature).filter(|range| range.n > 1)?;
         let value = f64::from(value);
         let deviation = (range.squares / range.n as f64).sqrt();
         let deviation = deviation.max(LEAST_DEVIATION * range.mean.abs()).max(f64::MIN_POSITIVE.sqrt());
-        let outside = (value - range.most).max(range.least - value);
-        Some(if value.is_nan() { value } else { outside.max(0.0) / deviation })
+        Some(if value.is_nan() { value } else { by(range, value).max(0.0) / deviation })
     }
 }
 
@@ -150,6 +159,8 @@ mod tests {
         let found = ranges.excess(1, 3.0).unwrap();
         assert!((found - (3.0 - most) / deviation).abs() < 1e-9);
         assert!(ranges.excess(1, 0.0).unwrap().abs() < 1e-12 && ranges.excess(1, -9.0).unwrap() > 5.0);
+        assert_eq!(ranges.above(1, 3.0), Some(found));
+        assert_eq!(ranges.above(1, -9.0), Some(0.0));
         assert_eq!(ranges.excess(2, 0.0), None);
         assert!(ranges.excess(1, f32::NAN).unwrap().is_nan(), "NaN cannot hide");
     }

@@ -57,6 +57,7 @@ mod tests {
             differences: vec![difference.to_vec()],
             energies: Vec::new(),
             cosines: Vec::new(),
+            divergence: 0.0,
         };
         let shape = Shape { layers: 1, width: 2, sites: Vec::new(), directions: vec![0] };
         let mut fit = Spectral.fit(&shape).unwrap();

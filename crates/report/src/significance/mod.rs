@@ -7,7 +7,7 @@ mod mcnemar;
 mod multiplicity;
 mod permutation;
 
-pub use combination::{Combined, RankCombination};
+pub use combination::{Combined, TailCombination};
 pub use conformal::{EmpiricalP, empirical_p};
 pub use mcnemar::{mcnemar, mcnemar_counts};
 pub use multiplicity::{benjamini_hochberg, benjamini_yekutieli, holm};
