@@ -90,7 +90,7 @@ fn plan(units: usize, of: &Record) -> Plan {
 }
 
 fn write(folder: &Path, plan: &Plan, at: usize, unit: &PlannedUnit, records: &[Record; 2]) -> u64 {
-    let mut record = records[usize::from(at % 100 == 0)].clone();
+    let mut record = records[usize::from(at.is_multiple_of(100))].clone();
     record.subject.adapter.files.clone_from(&unit.manifest.files);
     let identity = plan.header.identity(unit.manifest.clone(), plan.header.bases[0].manifest.clone());
     let (name, bytes) = UnitResult::of(identity, Outcome::Scanned(Box::new(record))).file().unwrap();
