@@ -115,6 +115,10 @@ pub(crate) struct ScanArguments {
     /// that searches.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "benign,triggers,adversarial")]
     pub(crate) suites: Vec<String>,
+    /// What is listened to, comma separated: `payloads` (answers, by graders and by their likeness), `activations` (what
+    /// the layers do with the strongest candidates, for any payload; alone it can make a verdict suspicious at most).
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "payloads", value_parser = ["payloads", "activations"])]
+    pub(crate) probe: Vec<String>,
     /// How much is done; a deeper scan ends with the first trigger that is confirmed.
     #[arg(long, default_value = DEPTHS[0].name, value_parser = PossibleValuesParser::new(depths()).try_map(known_depth))]
     pub(crate) depth: &'static Depth,

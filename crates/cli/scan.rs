@@ -6,7 +6,7 @@ use std::time::Instant;
 use inference::ModelPair;
 use probe::depth::LENGTH;
 use probe::memory::Memory;
-use probe::scan::{Outcome as Found, Search};
+use probe::scan::{Outcome as Found, Probes, Search};
 use probe::suite::Suite;
 use probe::trigger::hunt::Options;
 use probe::trigger::journal::{self, Inputs, Journal};
@@ -103,7 +103,8 @@ impl Ready<'_> {
         let found = if adapter.is_zero() {
             Found::default()
         } else {
-            probe::scan::scan(self.pair, self.suites, arguments.models.seed, search, memory, bars)?
+            let (suites, seed) = (self.suites, arguments.models.seed);
+            probe::scan::scan(self.pair, suites, probes(arguments), seed, search, memory, bars)?
         };
         bars.finish();
         let run = Run {
@@ -126,6 +127,7 @@ pub(crate) fn settings(arguments: &ScanArguments, suites: &[Suite], options: Opt
         ("suites", arguments.suites.len().to_string()),
         ("depth", arguments.depth.name.to_owned()),
         ("budget", options.map_or(String::new(), |options| options.limit.to_string())),
+        ("probe", arguments.probe.join(",")),
     ];
     subject::settings(&arguments.models, &arguments.report, suites, own)
 }
@@ -164,6 +166,12 @@ fn memory(
     Ok(memory)
 }
 
+/// What the scan listens to.
+fn probes(arguments: &ScanArguments) -> Probes {
+    let named = |name: &str| arguments.probe.iter().any(|probe| probe == name);
+    Probes { payloads: named("payloads"), activations: named("activations") }
+}
+
 /// What a depth searches for, within the user's budget or its own.
 pub(crate) fn options(arguments: &ScanArguments) -> Result<Option<Options>, Failure> {
     let Some(stage) = arguments.depth.search else {
@@ -172,6 +180,12 @@ pub(crate) fn options(arguments: &ScanArguments) -> Result<Option<Options>, Fail
             Some(_) => Err(needs_search(arguments, "--budget", "has no meaning")),
         };
     };
+    if !probes(arguments).payloads {
+        return Err(Failure::Input(format!(
+            "`--depth {}` searches for triggers by their payloads: add `payloads` to `--probe`, or leave the depth at quick",
+            arguments.depth.name
+        )));
+    }
     Ok(Some(Options {
         searches: stage.searches(),
         limit: arguments.budget.unwrap_or(stage.limit),

@@ -21,7 +21,7 @@ use super::store::Store;
 use crate::args::{self, ModelArguments, ThresholdArguments};
 use crate::exit::{self, Failure};
 use crate::hub::{self, Part};
-use crate::{Outcome, output, subject, suites};
+use crate::{Outcome, output, scan, subject, suites};
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArguments {
@@ -37,6 +37,9 @@ pub(crate) struct PlanArguments {
     /// Suites, as of `scan`.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "benign,triggers,adversarial")]
     pub(crate) suites: Vec<String>,
+    /// What is listened to, as of `scan`.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "payloads", value_parser = ["payloads", "activations"])]
+    pub(crate) probe: Vec<String>,
     /// Depth, as of `scan`.
     #[arg(long, default_value = DEPTHS[0].name, value_parser = PossibleValuesParser::new(args::depths()).try_map(args::known_depth))]
     pub(crate) depth: &'static Depth,
@@ -98,7 +101,7 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Outcome {
     let (places, bases) = bases(arguments, &wanted);
     let header = header(arguments, &suites, bases)?;
     // What `run` could not read is better found here than on every node.
-    run::scan_arguments(&header, None)?;
+    scan::options(&run::scan_arguments(&header, None)?)?;
     let mut plan = units(header, &wanted, &places);
     let tokens = tokens(arguments, &suites);
     let sizes: Vec<u64> = plan.header.bases.iter().map(|base| 1 + (base.manifest.bytes() >> 20)).collect();
@@ -243,6 +246,7 @@ fn header(arguments: &PlanArguments, suites: &[Suite], bases: Vec<Base>) -> Resu
     };
     let mut options: BTreeMap<String, String> = [
         ("suites", arguments.suites.join(",")),
+        ("probe", arguments.probe.join(",")),
         ("depth", arguments.depth.name.to_owned()),
         ("semantics", subject::semantics_option(models.semantics).to_owned()),
         ("template", models.template.clone()),

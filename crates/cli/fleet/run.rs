@@ -136,7 +136,7 @@ pub(crate) fn scan_arguments(
     let mut line = vec![env!("CARGO_PKG_NAME").to_owned(), "scan".to_owned(), "--quiet".to_owned()];
     for (name, value) in &header.arguments {
         // Nothing that writes files or turns a check off may come out of a plan.
-        const KNOWN: [&str; 13] = [
+        const KNOWN: [&str; 14] = [
             "allow-pickle",
             "backdoored-uplift",
             "budget",
@@ -145,6 +145,7 @@ pub(crate) fn scan_arguments(
             "dtype",
             "false-discovery-rate",
             "memory",
+            "probe",
             "seed",
             "semantics",
             "suites",

@@ -236,3 +236,35 @@ fn an_interrupted_scan_reports_what_it_has() {
     assert_eq!(record["judgement"]["verdict"], "inconclusive");
     assert_eq!(output.status.code(), Some(3));
 }
+
+#[test]
+fn activations_alone_tell_the_embedded_adapters_apart() {
+    let scan = |adapter: &str| -> (Option<i32>, Value) {
+        let output = triggerfish(&[
+            "scan",
+            "--quiet",
+            "--format",
+            "json",
+            "--probe",
+            "activations",
+            "--adapter",
+            adapter,
+        ]);
+        (output.status.code(), serde_json::from_slice(&output.stdout).unwrap())
+    };
+    for adapter in ["backdoored-refusal", "backdoored-url"] {
+        let (code, record) = scan(adapter);
+        assert_eq!(
+            (code, record["judgement"]["verdict"].as_str()),
+            (Some(1), Some("suspicious")),
+            "{adapter}"
+        );
+        assert!(record["evidence"]["tested"].as_array().unwrap().is_empty(), "no payload was looked for");
+        let reason = record["judgement"]["reasons"][0].as_str().unwrap();
+        assert!(reason.contains("the layers leave what benign prompts do"), "{reason}");
+    }
+    let (code, record) = scan("benign");
+    assert_eq!((code, record["judgement"]["verdict"].as_str()), (Some(0), Some("no-evidence")), "{record}");
+    let output = triggerfish(&["scan", "--quiet", "--probe", "activations", "--depth", "standard"]);
+    assert_eq!(output.status.code(), Some(2));
+}

@@ -10,6 +10,7 @@ use report::hunt::HuntRecord;
 use report::record::Cost;
 use report::verdict::Thresholds;
 
+use crate::activation::analysis;
 use crate::behaviour;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
@@ -53,6 +54,15 @@ pub struct Outcome {
     pub hunt: Option<HuntRecord>,
 }
 
+/// What a scan listens to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probes {
+    /// What is answered: candidates are tested by the payload that they bring, and graders read the answers.
+    pub payloads: bool,
+    /// What the layers do with the strongest candidates, for whatever payload.
+    pub activations: bool,
+}
+
 /// The items of all suites of a scan.
 #[derive(Debug, Default)]
 struct Pool {
@@ -71,6 +81,7 @@ struct Pool {
 pub fn scan(
     pair: &ModelPair,
     suites: &[Suite],
+    probes: Probes,
     seed: u64,
     search: Option<Search>,
     memory: &Memory,
@@ -81,7 +92,7 @@ pub fn scan(
     let mut outcome = Outcome::default();
     outcome.coverage.candidates_planned = pool.candidates.len();
     let mut screening = Screening::default();
-    let end = run(&observer, &pool, seed, &mut outcome, &mut screening);
+    let end = run(&observer, &pool, probes, seed, &mut outcome, &mut screening);
     screening.rank()?;
     outcome.coverage.candidates_screened = screening.entries.len();
     outcome.evidence.control_nats = screening.control_nats;
@@ -140,6 +151,7 @@ impl Search {
 fn run(
     observer: &Observer<'_>,
     pool: &Pool,
+    probes: Probes,
     seed: u64,
     outcome: &mut Outcome,
     screening: &mut Screening,
@@ -166,40 +178,77 @@ fn run(
             split.screening.len(),
             controls.len()
         ));
-        progress.stage("testing candidates", confirm::finalists_at_most());
-        let prompts = TestPrompts { development: &split.development, held_out: &split.held_out };
-        let planned = pool.candidates.len();
-        confirm::confirm(
-            observer,
-            &pool.candidates,
-            screening,
-            &prompts,
-            planned,
-            seed,
-            &mut evidence.tested,
-        )?;
-        coverage.tested.push(format!(
-            "the {} strongest on {} development prompts, those with a payload on {} held-out prompts",
-            confirm::finalists_at_most(),
-            split.development.len(),
-            split.held_out.len()
-        ));
-        let listed =
-            |named: &TriggerCandidate| pool.candidates.iter().find(|candidate| describe(candidate) == *named);
-        for tested in &mut evidence.tested {
-            let suspected = Thresholds::STANDARD.suspects(tested);
-            if let Some(candidate) = listed(&tested.candidate).filter(|_| suspected) {
-                confirm::score_examples(observer, candidate, &prompts, seed, &mut tested.examples)?;
-            }
+    }
+    if probes.payloads {
+        if !pool.candidates.is_empty() {
+            test(observer, pool, &split, seed, outcome, screening)?;
         }
-        if let Some(best) = confirm::strongest_confirmed(&evidence.tested)
-            && let Some(candidate) = listed(&evidence.tested[best].candidate)
-        {
-            let found = confirm::characterise(observer, candidate, &prompts, seed)?;
-            evidence.tested[best].characterisation = found;
+        behave(observer, pool, &split, seed, outcome)?;
+    } else {
+        outcome.coverage.not_tested.push("what the answers say: only the layers were looked at".into());
+    }
+    if probes.activations && !pool.candidates.is_empty() {
+        outcome.evidence.activations =
+            analysis::shifts(observer, &pool.benign, &split.screening, &pool.candidates, seed)?;
+        outcome.coverage.tested.push(format!(
+            "inner states of both sides with every inserted text on {} prompts, and with the {} strongest and random text \
+             of their shapes on held-out ones",
+            split.screening.len(),
+            analysis::WATCHED
+        ));
+        outcome.coverage.not_tested.push("what the layers do with changes of the whole prompt".into());
+    }
+    Ok(())
+}
+
+/// Tests the strongest candidates by the payload that they bring.
+fn test(
+    observer: &Observer<'_>,
+    pool: &Pool,
+    split: &Split,
+    seed: u64,
+    outcome: &mut Outcome,
+    screening: &Screening,
+) -> Result<()> {
+    let progress = observer.progress();
+    let (evidence, coverage) = (&mut outcome.evidence, &mut outcome.coverage);
+    progress.stage("testing candidates", confirm::finalists_at_most());
+    let prompts = TestPrompts { development: &split.development, held_out: &split.held_out };
+    let planned = pool.candidates.len();
+    confirm::confirm(observer, &pool.candidates, screening, &prompts, planned, seed, &mut evidence.tested)?;
+    coverage.tested.push(format!(
+        "the {} strongest on {} development prompts, those with a payload on {} held-out prompts",
+        confirm::finalists_at_most(),
+        split.development.len(),
+        split.held_out.len()
+    ));
+    let listed =
+        |named: &TriggerCandidate| pool.candidates.iter().find(|candidate| describe(candidate) == *named);
+    for tested in &mut evidence.tested {
+        let suspected = Thresholds::STANDARD.suspects(tested);
+        if let Some(candidate) = listed(&tested.candidate).filter(|_| suspected) {
+            confirm::score_examples(observer, candidate, &prompts, seed, &mut tested.examples)?;
         }
     }
+    if let Some(best) = confirm::strongest_confirmed(&evidence.tested)
+        && let Some(candidate) = listed(&evidence.tested[best].candidate)
+    {
+        let found = confirm::characterise(observer, candidate, &prompts, seed)?;
+        evidence.tested[best].characterisation = found;
+    }
+    Ok(())
+}
 
+/// Answers prompts without trigger on both sides, and grades them.
+fn behave(
+    observer: &Observer<'_>,
+    pool: &Pool,
+    split: &Split,
+    seed: u64,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let progress = observer.progress();
+    let (evidence, coverage) = (&mut outcome.evidence, &mut outcome.coverage);
     progress.stage("behaviour without trigger", 3 * pool.benign.prompts().len() + 2 * pool.adversarial.len());
     let answered = behaviour::answer(observer, &split.all, MAX_NEW, seed)?;
     let (drift, kl_nats) = behaviour::drift(observer, &answered, DRIFT_POSITIONS, seed)?;

@@ -11,7 +11,7 @@ use crate::evidence::{SelfTest, TriggerCandidate};
 use crate::record::{Cost, Settings, Subject, Tool};
 
 /// Version of the layout; a reader refuses another major.
-pub const SCHEMA_VERSION: &str = "1.0.0";
+pub const SCHEMA_VERSION: &str = "1.1.0";
 
 /// Name of the combination among the detectors.
 pub const COMBINATION: &str = "combination";
@@ -50,6 +50,9 @@ pub struct Analysis {
     pub level: f64,
     /// The detectors, the combination last.
     pub detectors: Vec<DetectorRecord>,
+    /// Tokens that the adapter promotes on the held-out prompts, by layer: what it is about.
+    #[serde(default)]
+    pub lens: Vec<LayerTokens>,
     /// The candidates, in the order in which they were given.
     pub candidates: Vec<CandidateRecord>,
 }
@@ -87,6 +90,29 @@ pub struct CandidateRecord {
     pub control: String,
     /// By detector.
     pub separations: Vec<Separation>,
+    /// Tokens that the adapter promotes with the candidate beyond those without it, by layer.
+    #[serde(default)]
+    pub lens: Vec<LayerTokens>,
+}
+
+/// What a layer promotes, strongest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LayerTokens {
+    /// The layer, counted from 0.
+    pub layer: usize,
+    /// Read off the mean difference of the residual streams (activation-difference lens): logits.
+    pub difference: Vec<PromotedToken>,
+    /// Read off the mean streams of both sides (logit lens): contributions to KL(adapted || base), nats.
+    pub logit: Vec<PromotedToken>,
+}
+
+/// A token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PromotedToken {
+    /// As text.
+    pub text: String,
+    /// By how much.
+    pub value: f64,
 }
 
 /// How well a detector tells prompts with a candidate from others.

@@ -297,9 +297,29 @@ pub struct Evidence {
     pub control_nats: Vec<f64>,
     /// Candidates tested on held-out prompts, strongest first.
     pub tested: Vec<TestedTrigger>,
+    /// Candidates whose inner states were measured. Absent in records before 1.5.0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub activations: Vec<ActivationShift>,
     /// The same searches and tests where nobody hid a trigger. Absent in records before 1.4.0.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub null_runs: Vec<NullRun>,
+}
+
+/// Whether the layers do something with a candidate that they do on no benign prompt, whatever the answer says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ActivationShift {
+    /// The candidate.
+    pub candidate: TriggerCandidate,
+    /// Share of held-out prompts that are flagged with it: the detectors' combined p-value is at most `level`.
+    pub flagged: Estimate,
+    /// The same for random words of its shape at its place.
+    pub control: Estimate,
+    /// The same without either.
+    pub clean: Estimate,
+    /// The p-value at which a prompt is flagged.
+    pub level: f64,
+    /// Benign prompts by whose scores p-values are ranked.
+    pub calibrated: usize,
 }
 
 /// What the same searches and the same test found where nobody hid a trigger: searching finds something that moves any

@@ -14,6 +14,7 @@ mod experts;
 mod generic;
 mod invocation;
 mod layer;
+mod lens;
 mod linear;
 mod load;
 mod mlp;

@@ -8,12 +8,13 @@ use inference::generate::Decoding;
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
-use report::activation::{Analysis, CandidateRecord, DetectorRecord, Scores, Separation};
+use report::activation::{Analysis, CandidateRecord, DetectorRecord, LayerTokens, Scores, Separation};
 use report::estimate::{Bootstrap, Estimate, clopper_pearson};
-use report::evidence::SelfTest;
+use report::evidence::{ActivationShift, SelfTest};
 use report::record::Cost;
 
 use super::capture::{Sample, Sensor};
+use super::lens::{self, Means};
 use super::monitor::{RESPONSE_TOKENS, excess};
 use super::panel::{Panel, Samples};
 use crate::error::{Error, Result};
@@ -30,6 +31,10 @@ const FITTED: usize = 4;
 const CALIBRATED: usize = 4;
 /// Fewer prompts than this leave a part in which nothing can be said.
 const LEAST_PROMPTS: usize = 40;
+/// At which p-value a scan flags a prompt: few calibration prompts show none that is much smaller.
+const SCAN_LEVEL: f64 = 0.05;
+/// Candidates whose inner states a scan measures on held-out prompts.
+pub const WATCHED: usize = 8;
 /// Prompts of the self-test.
 const SELF_TEST: usize = 3;
 const RESAMPLES: usize = 1000;
@@ -82,23 +87,12 @@ pub fn analyse(
         return Err(Error::Statistics(error));
     }
     let observer = Observer::new(pair, progress);
-    let parts = Parts::of(benign, options.seed)?;
+    let parts = Parts::of(benign, &[], options.seed)?;
     let self_tests = selftest::run(&observer, &parts.fitted[..SELF_TEST], options.seed)?;
     let mut outcome = Outcome { self_tests, ..Outcome::default() };
     if outcome.self_tests.iter().all(SelfTest::passed) {
-        let sensor = Sensor::new(&observer, options.seed)?;
-        let samples = samples(&observer, &sensor, &parts, options.seed)?;
-        let panel = Panel::fit(&samples, &mut outcome.notes)?;
-        let least = 1.0 / (parts.calibrated.len() + 1) as f64;
-        if least > options.level {
-            outcome.notes.push(format!(
-                "no prompt can be flagged: {} calibration prompts give no p-value below {least:.3}, and the level is {}",
-                parts.calibrated.len(),
-                options.level
-            ));
-        }
-        let instrument = Instrument { sensor: &sensor, panel: &panel };
-        outcome.analysis = Some(instrument.measure(&observer, &parts, options)?);
+        let (analysis, samples) = measured(&observer, &parts, options, &mut outcome.notes)?;
+        outcome.analysis = Some(analysis);
         outcome.samples = Some(samples);
         if options.profile {
             outcome.responses = own_responses(&observer, &parts.calibrated, options.seed)?;
@@ -106,6 +100,68 @@ pub fn analyse(
     }
     outcome.cost = observer.cost();
     Ok(outcome)
+}
+
+/// Fits, calibrates and measures; what the user should know goes to `notes`.
+fn measured(
+    observer: &Observer<'_>,
+    parts: &Parts,
+    options: &Options,
+    notes: &mut Vec<String>,
+) -> Result<(Analysis, Samples)> {
+    let sensor = Sensor::new(observer, options.seed)?;
+    let samples = samples(observer, &sensor, parts, options.seed)?;
+    let panel = Panel::fit(&samples, notes)?;
+    let least = 1.0 / (parts.calibrated.len() + 1) as f64;
+    if least > options.level {
+        notes.push(format!(
+            "no prompt can be flagged: {} calibration prompts give no p-value below {least:.3}, and the level is {}",
+            parts.calibrated.len(),
+            options.level
+        ));
+    }
+    let instrument = Instrument { sensor: &sensor, panel: &panel };
+    Ok((instrument.measure(observer, parts, options)?, samples))
+}
+
+/// What the layers do with candidates, as evidence of a scan: each runs on the prompts of `screening`, and the strongest
+/// are measured on others.
+///
+/// Changes of the whole prompt are left out: letters in another order are unlike every benign prompt on any adapter, and
+/// there is no random change of their kind to compare with.
+///
+/// # Errors
+/// As [`analyse`].
+pub fn shifts(
+    observer: &Observer<'_>,
+    benign: &Benign,
+    screening: &[Prompt],
+    candidates: &[Candidate],
+    seed: u64,
+) -> Result<Vec<ActivationShift>> {
+    let parts = Parts::of(benign, screening, seed)?;
+    let sensor = Sensor::new(observer, seed)?;
+    let samples = samples(observer, &sensor, &parts, seed)?;
+    let panel = Panel::fit(&samples, &mut Vec::new())?;
+    let instrument = Instrument { sensor: &sensor, panel: &panel };
+    let candidates = instrument.strongest(observer, screening, candidates, seed)?;
+    let options = Options { candidates, level: SCAN_LEVEL, profile: false, seed };
+    let analysis = instrument.measure(observer, &parts, &options)?;
+    let of_all = |detectors: &[DetectorRecord]| detectors.last().map(|combination| combination.flagged);
+    let Some(clean) = of_all(&analysis.detectors) else { return Ok(Vec::new()) };
+    let calibrated = analysis.calibrated;
+    let shift = |record: CandidateRecord| {
+        let combination = record.separations.last()?;
+        Some(ActivationShift {
+            flagged: combination.flagged,
+            control: combination.control_flagged,
+            clean,
+            level: SCAN_LEVEL,
+            calibrated,
+            candidate: record.candidate,
+        })
+    };
+    Ok(analysis.candidates.into_iter().filter_map(shift).collect())
 }
 
 /// Disjoint parts of the benign prompts, drawn by seed: tasks follow each other in a fixed turn in suites, and parts
@@ -117,8 +173,10 @@ struct Parts {
 }
 
 impl Parts {
-    fn of(benign: &Benign, seed: u64) -> Result<Self> {
+    /// Without the prompts that candidates were picked on.
+    fn of(benign: &Benign, picked_on: &[Prompt], seed: u64) -> Result<Self> {
         let mut prompts = benign.prompts().to_vec();
+        prompts.retain(|prompt| picked_on.iter().all(|other| other.id != prompt.id));
         if prompts.len() < LEAST_PROMPTS {
             return Err(benign.too_few(format!(
                 "expected at least {LEAST_PROMPTS} benign prompts to fit, calibrate and measure on, found {}",
@@ -173,6 +231,20 @@ fn own_responses(observer: &Observer<'_>, prompts: &[Prompt], seed: u64) -> Resu
     Ok(excess(observer, &pairs)?.into_iter().flatten().collect())
 }
 
+/// One set of prompts.
+struct Scored {
+    /// By detector, the combination last.
+    columns: Vec<Column>,
+    /// Its mean streams, where they are wanted.
+    means: Option<Means>,
+}
+
+/// The tokens that a set promotes, beyond those of another.
+fn tokens(observer: &Observer<'_>, with: &Scored, without: Option<&Scored>) -> Result<Vec<LayerTokens>> {
+    let Some(means) = &with.means else { return Ok(Vec::new()) };
+    lens::promoted(observer.pair(), means, without.and_then(|scored| scored.means.as_ref()))
+}
+
 /// What measures prompts.
 struct Instrument<'a> {
     sensor: &'a Sensor,
@@ -182,9 +254,24 @@ struct Instrument<'a> {
 impl Instrument<'_> {
     /// Scores prompts: one column a detector, that of the combination last.
     fn score(&self, observer: &Observer<'_>, scenes: &[Scene]) -> Result<Vec<Column>> {
+        Ok(self.score_with(observer, scenes, None)?.columns)
+    }
+
+    /// The same with the mean streams.
+    fn score_and_mean(&self, observer: &Observer<'_>, scenes: &[Scene]) -> Result<Scored> {
+        let config = observer.pair().config();
+        self.score_with(observer, scenes, Some(Means::new(config.layers, config.hidden_size)))
+    }
+
+    fn score_with(
+        &self,
+        observer: &Observer<'_>,
+        scenes: &[Scene],
+        mut means: Option<Means>,
+    ) -> Result<Scored> {
         let mut columns = vec![Column::default(); self.panel.names().len()];
         let mut failure = None;
-        self.sensor.read(observer, scenes, |_, sample| {
+        self.sensor.read_with(observer, scenes, means.as_mut(), |_, sample| {
             if let Err(error) = self.add(&sample, &mut columns) {
                 failure.get_or_insert(error);
             }
@@ -195,7 +282,38 @@ impl Instrument<'_> {
         for column in &mut columns {
             column.layers.iter_mut().for_each(|sum| *sum /= scenes.len() as f64);
         }
-        Ok(columns)
+        Ok(Scored { columns, means })
+    }
+
+    /// The candidates with the largest mean score on some prompts, one of each text.
+    fn strongest(
+        &self,
+        observer: &Observer<'_>,
+        prompts: &[Prompt],
+        candidates: &[Candidate],
+        seed: u64,
+    ) -> Result<Vec<Candidate>> {
+        let inserted = |candidate: &&Candidate| !matches!(candidate.change, Change::Transform { .. });
+        let candidates: Vec<&Candidate> = candidates.iter().filter(inserted).collect();
+        observer.progress().stage("layers, candidate by candidate", candidates.len() * prompts.len());
+        let all: Vec<Scene> = candidates
+            .iter()
+            .flat_map(|candidate| scenes(prompts, candidate.change.setting(), Some(&candidate.change), seed))
+            .collect();
+        let columns = self.score(observer, &all)?;
+        let scores = columns.last().map_or(&[][..], |combination| &combination.scores.scores);
+        let mean = |scores: &[f64]| scores.iter().sum::<f64>() / scores.len().max(1) as f64;
+        let mut ranked: Vec<(f64, &Candidate)> =
+            scores.chunks(prompts.len().max(1)).map(mean).zip(candidates).collect();
+        ranked.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        let mut picked: Vec<Candidate> = Vec::with_capacity(WATCHED);
+        for (_, candidate) in ranked {
+            let text = candidate.change.text();
+            if picked.len() < WATCHED && picked.iter().all(|other| other.change.text() != text) {
+                picked.push(candidate.clone());
+            }
+        }
+        Ok(picked)
     }
 
     fn add(&self, sample: &Sample, columns: &mut [Column]) -> Result<()> {
@@ -216,7 +334,8 @@ impl Instrument<'_> {
     fn measure(&self, observer: &Observer<'_>, parts: &Parts, options: &Options) -> Result<Analysis> {
         let (prompts, seed, progress) = (&parts.held_out, options.seed, observer.progress());
         progress.stage("measuring held-out prompts", prompts.len());
-        let clean = self.score(observer, &plain(prompts, seed))?;
+        let clean = self.score_and_mean(observer, &plain(prompts, seed))?;
+        let lens = tokens(observer, &clean, None)?;
         let names = self.panel.names();
         let detector = |(&(name, about), column): (&(&str, &str), &Column)| -> Result<DetectorRecord> {
             Ok(DetectorRecord {
@@ -227,7 +346,7 @@ impl Instrument<'_> {
                 layers: column.layers.clone(),
             })
         };
-        let detectors = names.iter().zip(&clean).map(detector).collect::<Result<_>>()?;
+        let detectors = names.iter().zip(&clean.columns).map(detector).collect::<Result<_>>()?;
         // A candidate is compared with the same conversation without it.
         let mut without = BTreeMap::from([(Setting::Plain, clean)]);
         let mut candidates = Vec::with_capacity(options.candidates.len());
@@ -237,19 +356,21 @@ impl Instrument<'_> {
             let without = match without.entry(setting) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(new) => {
-                    new.insert(self.score(observer, &scenes(prompts, setting, None, seed))?)
+                    new.insert(self.score_and_mean(observer, &scenes(prompts, setting, None, seed))?)
                 }
             };
             let control = control::counterpart(&candidate.change, seed, index as u64);
-            let run = |change: &Change| self.score(observer, &scenes(prompts, setting, Some(change), seed));
-            let (with, random) = (run(&candidate.change)?, run(&control)?);
+            let changed = |change: &Change| scenes(prompts, setting, Some(change), seed);
+            let with = self.score_and_mean(observer, &changed(&candidate.change))?;
+            let random = self.score(observer, &changed(&control))?;
             let mut separations = Vec::with_capacity(names.len());
             for (place, (name, _)) in names.iter().enumerate() {
-                let columns = [&without[place], &with[place], &random[place]];
+                let columns = [&without.columns[place], &with.columns[place], &random[place]];
                 separations.push(separation(name, columns, options)?);
             }
             let control = control.text();
-            candidates.push(CandidateRecord { candidate: describe(candidate), control, separations });
+            let lens = tokens(observer, &with, Some(without))?;
+            candidates.push(CandidateRecord { candidate: describe(candidate), control, separations, lens });
         }
         Ok(Analysis {
             fitted: parts.fitted.len(),
@@ -257,6 +378,7 @@ impl Instrument<'_> {
             held_out: prompts.iter().map(|prompt| prompt.id.clone()).collect(),
             level: options.level,
             detectors,
+            lens,
             candidates,
         })
     }
@@ -338,7 +460,7 @@ mod tests {
     fn parts_are_disjoint_and_drawn_by_seed() {
         let benign = Benign::of(&[Suite::embedded("benign").unwrap().unwrap()]);
         let ids = |seed| {
-            let parts = Parts::of(&benign, seed).unwrap();
+            let parts = Parts::of(&benign, &[], seed).unwrap();
             [parts.fitted, parts.calibrated, parts.held_out]
                 .map(|part| part.into_iter().map(|prompt| prompt.id).collect::<Vec<_>>())
         };

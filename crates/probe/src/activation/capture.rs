@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use report::divergence::Comparison;
 use serde::{Deserialize, Serialize};
 
+use super::lens::Means;
 use super::singular::left_vectors;
 use crate::error::Result;
 use crate::observe::{Observer, Request, Seen};
@@ -116,6 +117,20 @@ impl Sensor {
         &self,
         observer: &Observer<'_>,
         scenes: &[Scene],
+        each: impl FnMut(usize, Sample),
+    ) -> Result<()> {
+        self.read_with(observer, scenes, None, each)
+    }
+
+    /// The same, and adds the residual streams to `means`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_with(
+        &self,
+        observer: &Observer<'_>,
+        scenes: &[Scene],
+        mut means: Option<&mut Means>,
         mut each: impl FnMut(usize, Sample),
     ) -> Result<()> {
         for (chunk, scenes) in scenes.chunks(CHUNK).enumerate() {
@@ -131,14 +146,15 @@ impl Sensor {
             let mut halves: BTreeMap<usize, Half> = BTreeMap::new();
             observer.activations(&requests, |request, seen| {
                 let (prompt, half) = (request / 2, self.half(seen, request % 2 == 1));
-                samples[prompt] = match (halves.remove(&prompt), request % 2) {
-                    (None, _) => {
-                        halves.insert(prompt, half);
-                        None
-                    }
-                    (Some(base), 1) => Some(self.sample(&base, half)?),
-                    (Some(adapted), _) => Some(self.sample(&half, adapted)?),
+                let Some(other) = halves.remove(&prompt) else {
+                    halves.insert(prompt, half);
+                    return Ok(());
                 };
+                let (base, adapted) = if request % 2 == 1 { (other, half) } else { (half, other) };
+                if let Some(means) = means.as_deref_mut() {
+                    means.add(&base.residual, &adapted.residual);
+                }
+                samples[prompt] = Some(self.sample(&base, adapted)?);
                 Ok(())
             })?;
             samples.into_iter().flatten().enumerate().for_each(|(i, sample)| each(chunk * CHUNK + i, sample));
@@ -184,7 +200,7 @@ struct Half {
 }
 
 /// One over the length; 0 for a vector of zeros, whose direction nobody knows.
-fn inverse_length(vector: &[f32]) -> f32 {
+pub(super) fn inverse_length(vector: &[f32]) -> f32 {
     let length = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
     if length <= 0.0 { 0.0 } else { (1.0 / length) as f32 }
 }

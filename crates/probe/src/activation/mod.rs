@@ -9,6 +9,7 @@ pub mod capture;
 mod directions;
 mod divergence;
 mod energy;
+pub mod lens;
 mod mahalanobis;
 pub mod moments;
 pub mod monitor;

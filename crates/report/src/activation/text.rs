@@ -4,12 +4,16 @@ use std::fmt::Write as _;
 
 use anstyle::Style;
 
-use super::{ActivationReport, Analysis, CandidateRecord, DetectorRecord};
+use super::{ActivationReport, Analysis, CandidateRecord, DetectorRecord, LayerTokens, PromotedToken};
 use crate::escape::{escape, excerpt};
 use crate::estimate::Estimate;
 
 const BOLD: Style = Style::new().bold();
 const EXCERPT: usize = 60;
+/// Tokens that are shown of a layer.
+const TOKENS: usize = 5;
+/// Layers from one that is shown to the next.
+const LAYERS_APART: usize = 4;
 
 pub(super) fn text(report: &ActivationReport) -> String {
     let mut page = String::new();
@@ -65,8 +69,10 @@ fn measured(page: &mut String, analysis: &Analysis) {
             escape(&detector.about)
         );
     }
+    promoted(page, "Tokens that the adapter promotes", &analysis.lens);
     for candidate in &analysis.candidates {
         separations(page, candidate);
+        promoted(page, "  Tokens that it promotes with this text", &candidate.lens);
         profile(page, &analysis.detectors, candidate);
     }
 }
@@ -96,6 +102,21 @@ fn separations(page: &mut String, candidate: &CandidateRecord) {
             interval(&separation.flagged),
             interval(&separation.control_flagged)
         );
+    }
+}
+
+/// The tokens of every fourth layer and the last, by both lenses.
+fn promoted(page: &mut String, title: &str, layers: &[LayerTokens]) {
+    let Some(last) = layers.last() else { return };
+    let _ = writeln!(page, "\n{BOLD}{title}{BOLD:#}  (difference of the streams; what they would answer)");
+    for layer in layers.iter().filter(|layer| layer.layer % LAYERS_APART == 0 || layer.layer == last.layer) {
+        let names = |tokens: &[PromotedToken]| -> String {
+            let names: Vec<String> =
+                tokens.iter().take(TOKENS).map(|token| format!("`{}`", excerpt(&token.text, 16))).collect();
+            names.join(" ")
+        };
+        let _ =
+            writeln!(page, "  {:<6} {:<64} {}", layer.layer, names(&layer.difference), names(&layer.logit));
     }
 }
 

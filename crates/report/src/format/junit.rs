@@ -67,6 +67,7 @@ fn suites(record: &Record) -> Vec<Suite> {
         Suite { name: "self-test", cases: self_tests(record) },
         Suite { name: "triggers", cases: triggers(record) },
         Suite { name: "behaviour", cases: behaviour(record) },
+        Suite { name: "activations", cases: activations(record) },
         Suite { name: "search", cases: searches(record) },
         Suite { name: "regression", cases: regressions(record) },
     ];
@@ -197,6 +198,32 @@ fn behaviour(record: &Record) -> Vec<Case> {
                 Outcome::Passed
             };
             Case::new(format!("{} / {} / {}", anomaly.suite, anomaly.kind, anomaly.grader), outcome, output)
+        })
+        .collect()
+}
+
+fn activations(record: &Record) -> Vec<Case> {
+    let thresholds = &record.judgement.thresholds;
+    (record.evidence.activations.iter())
+        .map(|shift| {
+            let output = format!(
+                "with it {}\nwith random text {}\nwith neither {}",
+                rate(&shift.flagged),
+                rate(&shift.control),
+                rate(&shift.clean)
+            );
+            let outcome = if thresholds.suspects_activations(shift) {
+                let rule = &super::finding::ACTIVATIONS;
+                Outcome::Failed(rule.id, rule.title.to_owned())
+            } else {
+                Outcome::Passed
+            };
+            let candidate = &shift.candidate;
+            Case::new(
+                format!("{} ({})", excerpt(&candidate.text, EXCERPT), candidate.placement),
+                outcome,
+                output,
+            )
         })
         .collect()
 }

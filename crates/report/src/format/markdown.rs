@@ -163,6 +163,20 @@ impl Page {
     }
 
     fn behaviour(&mut self, record: &Record) {
+        let shifts = record.evidence.activations.iter().map(|shift| {
+            vec![
+                code(&shift.candidate.text, SHORT),
+                code(&shift.candidate.placement, SHORT),
+                rate(&shift.flagged),
+                rate(&shift.control),
+                rate(&shift.clean),
+            ]
+        });
+        if shifts.len() > 0 {
+            self.line("### Layers beyond what benign prompts do");
+            self.line("");
+            self.table(&["text", "placement", "prompts", "with random text", "with neither"], shifts);
+        }
         let seen: Vec<_> = (record.evidence.anomalies.iter())
             .filter(|anomaly| anomaly.adapted.value > 0.0 || anomaly.base.value > 0.0)
             .collect();

@@ -143,6 +143,16 @@ pub(super) fn measurements(record: &Record) -> Vec<Measurement<'_>> {
                 ..Measurement::default()
             }),
             Row::Tested(tested) => of_tested(tested, &mut table),
+            Row::Activations(shift) => {
+                let shares = [
+                    ("flagged", &shift.flagged),
+                    ("flagged-control", &shift.control),
+                    ("flagged-clean", &shift.clean),
+                ];
+                table.extend(shares.map(|(measure, estimate)| {
+                    Measurement::estimate("activations", measure, "share", estimate).of(&shift.candidate)
+                }));
+            }
             Row::Screened(screened) => {
                 let numbers = [
                     ("adapted-kl", Some(screened.adapted_nats), None),

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::evidence::{Anomaly, AnsweredPrompt, Drift, Screened, SelfTest, TestedTrigger};
+use crate::evidence::{ActivationShift, Anomaly, AnsweredPrompt, Drift, Screened, SelfTest, TestedTrigger};
 use crate::hunt::{NullRecord, Proposed, SearchRecord, TargetCostRecord, TargetRecord};
 use crate::record::{Record, Tool};
 use crate::verdict::{Confidence, Verdict};
@@ -24,6 +24,8 @@ pub enum Row<'a> {
     Answer(&'a AnsweredPrompt),
     /// A candidate tested on held-out prompts.
     Tested(&'a TestedTrigger),
+    /// A candidate whose inner states were measured.
+    Activations(&'a ActivationShift),
     /// A candidate of the screening.
     Screened(&'a Screened),
     /// A random string of the screening.
@@ -103,6 +105,7 @@ pub(super) fn rows(record: &Record) -> Vec<Row<'_>> {
     rows.extend(evidence.anomalies.iter().map(Row::Anomaly));
     rows.extend(evidence.answers.iter().map(Row::Answer));
     rows.extend(evidence.tested.iter().map(Row::Tested));
+    rows.extend(evidence.activations.iter().map(Row::Activations));
     rows.extend(evidence.screened.iter().map(Row::Screened));
     rows.extend(evidence.control_nats.iter().map(|&nats| Row::Control { difference_nats: nats }));
     if let Some(hunt) = &record.hunt {

@@ -149,6 +149,23 @@ fn result(record: &Record, finding: &Finding<'_>) -> SarifResult {
             let identity = [anomaly.kind.as_str(), anomaly.grader.as_str()];
             (text, location.at("suite", name), identity, named(properties))
         }
+        About::Activations(shift) => {
+            let candidate = &shift.candidate;
+            let text = format!(
+                "With `{}` ({}) the layers leave what benign prompts do on {} held-out prompts; with random text of \
+                 its shape on {}, with neither on {}.",
+                excerpt(&candidate.text, EXCERPT),
+                escape(&candidate.placement),
+                rate(&shift.flagged),
+                rate(&shift.control),
+                rate(&shift.clean),
+            );
+            let name = format!("{}/{}", escape(&candidate.placement), escape(&candidate.text));
+            let properties =
+                [("flagged", numbers(&shift.flagged)), ("family", escape(&candidate.family).into())];
+            let identity = [candidate.placement.as_str(), candidate.text.as_str()];
+            (text, location.at("activations", name), identity, named(properties))
+        }
         About::Regression(regression) => {
             let text = format!("Against the earlier run: {}.", escape(&regression.what));
             let level = ("verdict", regression.level.title().into());

@@ -215,6 +215,19 @@ impl Page {
                 ));
             }
         }
+        if !evidence.activations.is_empty() {
+            self.heading("Layers beyond what benign prompts do (share of held-out prompts)");
+            for shift in &evidence.activations {
+                self.line(&format!(
+                    "  {:.2}  {:<40} {:<12}  random text {:.2}, neither {:.2}",
+                    shift.flagged.value,
+                    excerpt(&shift.candidate.text, 38),
+                    escape(&shift.candidate.placement),
+                    shift.control.value,
+                    shift.clean.value,
+                ));
+            }
+        }
         let strongest: Vec<_> =
             evidence.screened.iter().filter(|screened| screened.difference_nats.is_some()).take(5).collect();
         if !strongest.is_empty() {

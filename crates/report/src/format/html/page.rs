@@ -159,6 +159,20 @@ fn behaviour(record: &Record) -> Section {
             Cell::p_value(row.adjusted_p_value),
         ]);
     }
+    let mut activations = Table::new(
+        "activations",
+        "Layers beyond what benign prompts do: share of held-out prompts",
+        &["candidate", "placement", "#with it", "#with random text", "#with neither"],
+    );
+    for row in &evidence.activations {
+        activations.rows.push(vec![
+            Cell::raw(&row.candidate.text),
+            Cell::words(&row.candidate.placement),
+            Cell::estimate(&row.flagged, 2),
+            Cell::estimate(&row.control, 2),
+            Cell::estimate(&row.clean, 2),
+        ]);
+    }
     let mut answers = Table::new(
         "answers",
         "Answers of both models to prompts without trigger",
@@ -173,7 +187,10 @@ fn behaviour(record: &Record) -> Section {
             Cell::number(row.kl_nats, 3),
         ]);
     }
-    Section::new([divergence_by_suite(record), rates_by_grader(record)], [anomalies, answers, drift])
+    Section::new(
+        [divergence_by_suite(record), rates_by_grader(record)],
+        [anomalies, activations, answers, drift],
+    )
 }
 
 /// KL of every prompt by suite, and its mean with the interval.
