@@ -63,6 +63,19 @@ pub(crate) enum Command {
     Completions(CompletionsArguments),
     /// Write man pages.
     Man(ManArguments),
+    /// Cut the scans of many adapters into units, and share them out over shards.
+    Plan(crate::fleet::plan::PlanArguments),
+    /// Run a shard of a plan; every result goes into a store.
+    ///
+    /// Exit codes are for schedulers: 0 when every unit of the shard has a result, whatever the verdicts; 75 to try again
+    /// (interrupted, or the machine failed); 64, 65, 70 and 78 where that would not help.
+    Run(crate::fleet::run::RunArguments),
+    /// Read a store and report on every unit of a plan.
+    ///
+    /// Exit codes: 0 every unit was scanned; 1 a verdict at or above --fail-on; 3 some were not, never a pass.
+    Merge(crate::fleet::merge::MergeArguments),
+    /// Say how far the shards of a plan are.
+    Status(crate::fleet::status::StatusArguments),
     /// Show what the layers do with a trigger and without it: how well each detector tells them apart, and where.
     ///
     /// Fits the detectors on benign prompts, and gives no verdict: the exit code says whether it could be done, and what
@@ -449,11 +462,11 @@ pub(crate) struct ReportArguments {
 }
 
 /// The depths as the help lists them.
-fn depths() -> Vec<PossibleValue> {
+pub(crate) fn depths() -> Vec<PossibleValue> {
     DEPTHS.iter().map(|depth| PossibleValue::new(depth.name).help(depth.about)).collect()
 }
 
-fn known_depth(name: String) -> Result<&'static Depth, String> {
+pub(crate) fn known_depth(name: String) -> Result<&'static Depth, String> {
     depth::by_name(&name).ok_or_else(|| format!("unknown depth `{name}`"))
 }
 

@@ -16,6 +16,20 @@ pub(crate) const INCOMPLETE: u8 = 3;
 /// A fault of this program or of the machine.
 pub(crate) const INTERNAL: u8 = 4;
 
+/// Exit codes of `run`, which schedulers act on; names and numbers are those of sysexits.h.
+pub(crate) mod scheduled {
+    /// The arguments are wrong: another try changes nothing.
+    pub(crate) const USAGE: u8 = 64;
+    /// Plan or files are not what they must be: another try changes nothing.
+    pub(crate) const DATA: u8 = 65;
+    /// A fault of this program.
+    pub(crate) const SOFTWARE: u8 = 70;
+    /// Interrupted, or the machine failed: try again.
+    pub(crate) const RETRY: u8 = 75;
+    /// The store or the program is not what the plan needs: another try here changes nothing.
+    pub(crate) const CONFIGURATION: u8 = 78;
+}
+
 /// Why a verb could not do its work.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -25,6 +39,8 @@ pub(crate) enum Failure {
     Drift(String),
     /// A probe or a model.
     Probe(probe::Error),
+    /// What a scheduler acts on, by one of the codes of [`scheduled`].
+    Scheduled(u8, String),
     /// The machine: files that cannot be written, a thread pool that cannot start.
     Machine(String),
 }
@@ -35,6 +51,7 @@ impl Failure {
             Self::Input(_) => INPUT,
             Self::Drift(_) => INCOMPLETE,
             Self::Machine(_) => INTERNAL,
+            Self::Scheduled(code, _) => *code,
             Self::Probe(error) => match error {
                 probe::Error::Inference(inference::Error::Unsupported { .. }) => INCOMPLETE,
                 probe::Error::Inference(inference::Error::Tensor(_)) | probe::Error::Statistics(_) => {
@@ -60,7 +77,10 @@ impl Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Input(message) | Self::Drift(message) | Self::Machine(message) => f.write_str(message),
+            Self::Input(message)
+            | Self::Drift(message)
+            | Self::Scheduled(_, message)
+            | Self::Machine(message) => f.write_str(message),
             Self::Probe(error) => error.fmt(f),
         }
     }

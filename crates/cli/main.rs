@@ -11,6 +11,7 @@ mod diff;
 mod doctor;
 mod embedded;
 mod exit;
+mod fleet;
 mod gate;
 mod hub;
 mod hunt;
@@ -60,6 +61,10 @@ fn run(parsed: &config::Parsed) -> Outcome {
         Command::Init(init) => config::init(init),
         Command::Config(config) => config::run(config, loaded),
         Command::Hunt(hunt) => hunt::run(hunt),
+        Command::Plan(plan) => fleet::plan::plan(plan),
+        Command::Run(run) => fleet::run::run(run),
+        Command::Merge(merge) => fleet::merge::run(merge),
+        Command::Status(status) => fleet::status::run(status),
         Command::Activations(activations) => activations::run(activations),
         Command::Monitor(monitor) => monitor::run(monitor),
         Command::Report(arguments) => render::run(arguments),

@@ -22,10 +22,32 @@ pub(crate) fn stopped() -> bool {
     STOPPED.load(Ordering::SeqCst)
 }
 
+/// Who listens to signals; the first one that asks does so for the whole process.
+static HANDLED: OnceLock<Result<(), String>> = OnceLock::new();
+
+/// Takes over the signals by which schedulers announce the end: SIGTERM, SIGUSR1, SIGINT and SIGHUP ask the run to stop
+/// after its batch.
+#[cfg(unix)]
+pub(crate) fn heed_scheduler() -> Result<(), Failure> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+    let handled = HANDLED.get_or_init(|| {
+        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGUSR1, SIGINT, SIGHUP])
+            .map_err(|error| format!("cannot handle signals: {error}"))?;
+        std::thread::spawn(move || signals.forever().for_each(|_| STOPPED.store(true, Ordering::SeqCst)));
+        Ok(())
+    });
+    handled.clone().map_err(Failure::Machine)
+}
+
+/// Takes over the signals by which schedulers announce the end.
+#[cfg(not(unix))]
+pub(crate) fn heed_scheduler() -> Result<(), Failure> {
+    Bars::new(true).map(drop)
+}
+
 impl Bars {
     /// Takes over Ctrl-C: the first asks the run to stop after its batch, the second ends the process.
     pub(crate) fn new(quiet: bool) -> Result<Self, Failure> {
-        static HANDLED: OnceLock<Result<(), String>> = OnceLock::new();
         let handled = HANDLED.get_or_init(|| {
             ctrlc::set_handler(|| {
                 if STOPPED.swap(true, Ordering::SeqCst) {

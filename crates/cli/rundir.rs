@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use inference::adapter::runtimes::SEMANTICS;
 use report::comparison::{self, Baseline};
 use report::record::Record;
 use serde::{Deserialize, Serialize};
@@ -11,7 +10,7 @@ use serde_json::Value;
 use crate::args::ScanArguments;
 use crate::exit::Failure;
 use crate::subject::Target;
-use crate::{output, render};
+use crate::{output, render, subject};
 
 /// The record of a run that came to its end.
 pub(crate) const RECORD: &str = "record.json";
@@ -50,10 +49,7 @@ impl Sources {
             adapter: absolute(target.adapter()),
             merged: target.merged(),
             allow_pickle: arguments.models.allow_pickle,
-            semantics: SEMANTICS
-                .iter()
-                .find(|(_, known)| *known == arguments.models.semantics)
-                .map_or(String::new(), |(name, _)| (*name).to_owned()),
+            semantics: subject::semantics_option(arguments.models.semantics).to_owned(),
             template: named(&arguments.models.template),
             memory: arguments.models.memory,
             suites,

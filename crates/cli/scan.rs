@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use inference::ModelPair;
 use probe::depth::LENGTH;
 use probe::memory::Memory;
 use probe::scan::{Outcome as Found, Probes, Search};
 use probe::suite::Suite;
 use probe::trigger::hunt::Options;
 use probe::trigger::journal::{self, Inputs, Journal};
+use report::audit::RepositoryAudit;
 use report::record::{Record, Settings, Subject};
 
 use crate::args::ScanArguments;
@@ -59,14 +61,7 @@ pub(crate) fn measure(arguments: &ScanArguments, extras: &Extras<'_>) -> Result<
     let (report, quiet, thresholds) =
         (&arguments.report, arguments.report.quiet, arguments.thresholds.into());
     let audit = gate::examine(&arguments.gate, &target, &arguments.suites, thresholds, quiet)?;
-    let budget = options.as_ref().map_or(String::new(), |options| options.limit.to_string());
-    let own = [
-        ("suites", arguments.suites.len().to_string()),
-        ("depth", arguments.depth.name.to_owned()),
-        ("budget", budget),
-        ("probe", arguments.probe.join(",")),
-    ];
-    let settings = subject::settings(&arguments.models, report, &suites, own);
+    let settings = settings(arguments, &suites, options.as_ref());
     if let Some(audit) = audit.clone().filter(gate::refuses) {
         let run = gate::refused(&target, settings, audit);
         let record = conclusion::record(report, &arguments.gate, thresholds, None, run);
@@ -81,30 +76,60 @@ pub(crate) fn measure(arguments: &ScanArguments, extras: &Extras<'_>) -> Result<
     if let (Some(directory), Some(sources)) = (&directory, Sources::of(arguments, &target, extras.corpus)) {
         sources.write(directory)?;
     }
-    // An adapter that is exactly zero is the base: a scan could only find nothing, which would look like a pass.
-    let zero = pair.adapters()[0].is_zero();
-    let found = if zero {
-        Found::default()
-    } else {
-        let journal = match &directory {
-            Some(directory) if options.is_some() => Journal::open(directory, &inputs)?,
-            _ => Journal::temporary(),
-        };
-        let search = options.map(|options| Search { options, journal });
-        probe::scan::scan(&pair, &suites, probes(arguments), arguments.models.seed, search, &memory, &bars)?
+    let journal = match &directory {
+        Some(directory) if options.is_some() => Journal::open(directory, &inputs)?,
+        _ => Journal::temporary(),
     };
-    bars.finish();
-    let run = Run {
-        subject: about,
-        settings,
-        evidence: found.evidence,
-        coverage: found.coverage,
-        cost: found.cost,
-        hunt: found.hunt,
-        audit,
-    };
-    let record = conclusion::record(report, &arguments.gate, thresholds, Some(&pair.adapters()[0]), run);
+    let ready = Ready { arguments, suites: &suites, settings, subject: about, audit, pair: &pair };
+    let record = ready.run(options.map(|options| Search { options, journal }), &memory, &bars)?;
     Ok(Measured { record, directory, spent: memory.spent() })
+}
+
+/// A scan that can begin: what is asked for, and the models with the adapter alone.
+pub(crate) struct Ready<'a> {
+    pub(crate) arguments: &'a ScanArguments,
+    pub(crate) suites: &'a [Suite],
+    pub(crate) settings: Settings,
+    pub(crate) subject: Subject,
+    pub(crate) audit: Option<RepositoryAudit>,
+    pub(crate) pair: &'a ModelPair,
+}
+
+impl Ready<'_> {
+    /// Runs it, and judges what was found.
+    pub(crate) fn run(self, search: Option<Search>, memory: &Memory, bars: &Bars) -> Result<Record, Failure> {
+        let (arguments, adapter) = (self.arguments, &self.pair.adapters()[0]);
+        // An adapter that is exactly zero is the base: a scan could only find nothing, which would look like a pass.
+        let found = if adapter.is_zero() {
+            Found::default()
+        } else {
+            let (suites, seed) = (self.suites, arguments.models.seed);
+            probe::scan::scan(self.pair, suites, probes(arguments), seed, search, memory, bars)?
+        };
+        bars.finish();
+        let run = Run {
+            subject: self.subject,
+            settings: self.settings,
+            evidence: found.evidence,
+            coverage: found.coverage,
+            cost: found.cost,
+            hunt: found.hunt,
+            audit: self.audit,
+        };
+        let thresholds = arguments.thresholds.into();
+        Ok(conclusion::record(&arguments.report, &arguments.gate, thresholds, Some(adapter), run))
+    }
+}
+
+/// Everything that decides the result of a scan besides the models.
+pub(crate) fn settings(arguments: &ScanArguments, suites: &[Suite], options: Option<&Options>) -> Settings {
+    let own = [
+        ("suites", arguments.suites.len().to_string()),
+        ("depth", arguments.depth.name.to_owned()),
+        ("budget", options.map_or(String::new(), |options| options.limit.to_string())),
+        ("probe", arguments.probe.join(",")),
+    ];
+    subject::settings(&arguments.models, &arguments.report, suites, own)
 }
 
 /// The run directory that the user names, or the one of these inputs.
@@ -148,7 +173,7 @@ fn probes(arguments: &ScanArguments) -> Probes {
 }
 
 /// What a depth searches for, within the user's budget or its own.
-fn options(arguments: &ScanArguments) -> Result<Option<Options>, Failure> {
+pub(crate) fn options(arguments: &ScanArguments) -> Result<Option<Options>, Failure> {
     let Some(stage) = arguments.depth.search else {
         return match arguments.budget {
             None => Ok(None),
@@ -173,7 +198,7 @@ fn options(arguments: &ScanArguments) -> Result<Option<Options>, Failure> {
 
 /// The suites that the arguments name, and the corpus. Without any, a search still needs benign prompts, but reads no list
 /// of triggers.
-fn suites(arguments: &ScanArguments, corpus: Option<&Path>) -> Result<Vec<Suite>, Failure> {
+pub(crate) fn suites(arguments: &ScanArguments, corpus: Option<&Path>) -> Result<Vec<Suite>, Failure> {
     let mut suites = suites::load(&arguments.suites)?;
     if suites.is_empty() {
         if arguments.depth.search.is_none() {

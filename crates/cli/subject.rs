@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use inference::adapter::LoadOptions;
+use inference::adapter::runtimes::{SEMANTICS, Semantics};
 use inference::kernels::Tier;
 use inference::pair::TemplateChoice;
 
@@ -52,6 +53,12 @@ impl Target {
 }
 
 impl Target {
+    /// Files under names that say nothing of where they are.
+    pub(crate) fn of(base: (PathBuf, String), adapter: (PathBuf, String)) -> Self {
+        let ((base, base_name), (adapter, adapter_name)) = (base, adapter);
+        Self { base, base_name, adapter, adapter_name, merged: false, _embedded: None }
+    }
+
     /// The same under the name by which a project knows the adapter.
     pub(crate) fn named(mut self, name: &str) -> Self {
         name.clone_into(&mut self.adapter_name);
@@ -113,6 +120,17 @@ pub(crate) fn file_name(path: &Path) -> String {
 
 /// Sizes the thread pool, and loads base and adapter.
 pub(crate) fn load(arguments: &ModelArguments, target: &Target, bars: &Bars) -> Result<ModelPair, Failure> {
+    let mut pair = load_base(arguments, &target.base, bars)?;
+    if target.merged {
+        pair.add_checkpoint(&target.adapter)?;
+    } else {
+        pair.add_adapter(&target.adapter, &load_options(arguments))?;
+    }
+    Ok(pair)
+}
+
+/// Sizes the thread pool, and loads a base alone.
+pub(crate) fn load_base(arguments: &ModelArguments, base: &Path, bars: &Bars) -> Result<ModelPair, Failure> {
     if let Some(threads) = arguments.threads {
         // candle and our kernels use rayon's global pool; it can be sized once, with the first of several adapters.
         static SIZED: OnceLock<Result<(), String>> = OnceLock::new();
@@ -129,18 +147,13 @@ pub(crate) fn load(arguments: &ModelArguments, target: &Target, bars: &Bars) -> 
     };
     let compute = Compute::open(arguments.device, arguments.dtype)?;
     let started = std::cell::Cell::new(false);
-    let mut pair = ModelPair::load_base(&target.base, &template, &compute, &|_, total| {
+    let mut pair = ModelPair::load_base(base, &template, &compute, &|_, total| {
         if !started.replace(true) {
             bars.stage("loading the base", total);
         }
         bars.advance(1);
     })?;
     pair.set_budget(ActivationBudget::new(arguments.memory));
-    if target.merged {
-        pair.add_checkpoint(&target.adapter)?;
-    } else {
-        pair.add_adapter(&target.adapter, &load_options(arguments))?;
-    }
     Ok(pair)
 }
 
@@ -151,17 +164,27 @@ pub(crate) fn load_options(arguments: &ModelArguments) -> LoadOptions {
 
 /// What was tested, with digests.
 pub(crate) fn subject(target: &Target, pair: &ModelPair) -> Result<Subject, Failure> {
+    subject_on(artifact(&target.base_name, pair.files())?, target, pair)
+}
+
+/// The same where the base's digests are known.
+pub(crate) fn subject_on(base: Artifact, target: &Target, pair: &ModelPair) -> Result<Subject, Failure> {
     let adapter = &pair.adapters()[0];
     Ok(Subject {
-        base: artifact(&target.base_name, pair.files())?,
+        base,
         adapter: artifact(&target.adapter_name, adapter.files())?,
         declared_base: adapter.config.base_model.clone(),
         changed_modules: adapter.changed_modules(),
     })
 }
 
+/// Whose reading of an adapter is meant, as `--semantics` takes it.
+pub(crate) fn semantics_option(semantics: Semantics) -> &'static str {
+    SEMANTICS.iter().find(|(_, known)| *known == semantics).map_or("", |(name, _)| name)
+}
+
 /// The template as records name it: no path, which differs by machine.
-fn template_name(template: &str) -> String {
+pub(crate) fn template_name(template: &str) -> String {
     match template {
         known @ ("own" | "none") => known.to_owned(),
         file => sha256_file(Path::new(file))
@@ -249,7 +272,7 @@ pub(crate) fn features(about: &Subject, settings: &Settings) -> Inputs {
     inputs
 }
 
-fn artifact(name: &str, files: &[PathBuf]) -> Result<Artifact, Failure> {
+pub(crate) fn artifact(name: &str, files: &[PathBuf]) -> Result<Artifact, Failure> {
     let mut digests = Vec::with_capacity(files.len());
     for file in files {
         let bytes = std::fs::metadata(file)

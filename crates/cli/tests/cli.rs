@@ -12,6 +12,7 @@ mod config;
 mod embedded_hunt;
 mod embedded_scan;
 mod fixture_model;
+mod fleet;
 mod monitor;
 mod reports;
 

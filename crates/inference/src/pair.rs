@@ -53,14 +53,7 @@ impl ModelPair {
         compute: &Compute,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self> {
-        let parts = if path.is_dir() {
-            BaseParts::from_directory(path)?
-        } else if path.exists() {
-            BaseParts::from_gguf(path)?
-        } else {
-            return Err(Error::malformed(path, "expected a base model, found nothing")
-                .with_hint("give a Hugging Face model directory or a .gguf file; nothing is downloaded"));
-        };
+        let parts = BaseParts::open(path)?;
         let template = match (template, parts.template) {
             (TemplateChoice::None, _) => Template::Raw,
             (TemplateChoice::File(file), _) => {
@@ -97,6 +90,14 @@ impl ModelPair {
         })
     }
 
+    /// The files that decide what a base computes, without loading its weights.
+    ///
+    /// # Errors
+    /// If there is no base at `path`, or its configuration or tokenizer cannot be read.
+    pub fn base_files(path: &Path) -> Result<Vec<PathBuf>> {
+        Ok(BaseParts::open(path)?.files)
+    }
+
     /// Bounds what one pass holds beside the weights.
     pub fn set_budget(&mut self, budget: ActivationBudget) {
         self.budget = budget;
@@ -110,6 +111,11 @@ impl ModelPair {
         let adapter = Adapter::load(path, &self.decoder, options)?;
         self.adapters.push(adapter);
         Ok(self.adapters.len() - 1)
+    }
+
+    /// Takes all adapters away: the base stays loaded for others.
+    pub fn remove_adapters(&mut self) {
+        self.adapters.clear();
     }
 
     /// Adds a merged checkpoint as an adapter; sides refer to it by the returned index.
@@ -325,6 +331,17 @@ struct BaseParts {
 }
 
 impl BaseParts {
+    fn open(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            Self::from_directory(path)
+        } else if path.exists() {
+            Self::from_gguf(path)
+        } else {
+            Err(Error::malformed(path, "expected a base model, found nothing")
+                .with_hint("give a Hugging Face model directory or a .gguf file; nothing is downloaded"))
+        }
+    }
+
     fn from_directory(path: &Path) -> Result<Self> {
         let config = DecoderConfig::from_file(&path.join("config.json"))?;
         let source = Directory::open(path)?;

@@ -11,6 +11,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::rc::Rc;
 
 use inference::weights::digest::hex;
 use serde::de::DeserializeOwned;
@@ -32,10 +33,10 @@ struct Entry {
     value: Value,
 }
 
-/// A file and what is in it.
-#[derive(Debug)]
+/// What is known, and the file that keeps it if one does.
+#[derive(Debug, Default)]
 struct Store {
-    lines: Lines,
+    lines: Option<Lines>,
     known: BTreeMap<String, Value>,
 }
 
@@ -51,7 +52,7 @@ pub(crate) struct Key {
 #[derive(Debug, Default)]
 pub struct Memory {
     run: Option<RefCell<Store>>,
-    base: Option<RefCell<Store>>,
+    base: Option<Rc<RefCell<Store>>>,
     spent: Cell<u64>,
     recalled: Cell<u64>,
 }
@@ -79,8 +80,21 @@ impl Memory {
     /// If the file cannot be used, or another process is writing it.
     pub fn with_cache(mut self, directory: &Path, inputs: &Inputs) -> Result<Self> {
         let name = format!("base-{}.jsonl", &digest(inputs)?[..16]);
-        self.base = Some(RefCell::new(Store::open(&directory.join(name), inputs)?));
+        self.base = Some(Rc::new(RefCell::new(Store::open(&directory.join(name), inputs)?)));
         Ok(self)
+    }
+
+    /// Keeps what concerns the base alone as long as the process lives, for [`Memory::sharing`].
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self { base: Some(Rc::default()), ..Self::default() }
+    }
+
+    /// Nothing is known of the adapted side, and of the base what another memory knows and comes to know: for the next
+    /// adapter of the same base with the same engine, device and precision.
+    #[must_use]
+    pub fn sharing(other: &Self) -> Self {
+        Self { base: other.base.clone(), ..Self::default() }
     }
 
     /// Tokens that were really sent through the decoder for what is kept here.
@@ -115,13 +129,14 @@ impl Memory {
     /// # Errors
     /// If what is known has another form.
     pub(crate) fn recall<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>> {
-        for store in [self.run.as_ref(), self.base.as_ref().filter(|_| key.of_base)].into_iter().flatten() {
+        let base = self.base.as_deref().filter(|_| key.of_base);
+        for store in [self.run.as_ref(), base].into_iter().flatten() {
             let store = store.borrow();
             if let Some(value) = store.known.get(&key.digest) {
                 self.recalled.set(self.recalled.get() + 1);
                 return T::deserialize(value)
                     .map(Some)
-                    .map_err(|error| store.lines.error(format!("`{}`: {error}", key.digest)));
+                    .map_err(|error| store.error(format!("`{}`: {error}", key.digest)));
             }
         }
         Ok(None)
@@ -139,7 +154,7 @@ impl Memory {
         for (key, value) in measured {
             entries.push((key.of_base, Entry { key: key.digest.clone(), value: value_of(value)? }));
         }
-        for (store, all) in [(&self.run, true), (&self.base, false)] {
+        for (store, all) in [(self.run.as_ref(), true), (self.base.as_deref(), false)] {
             let Some(store) = store else { continue };
             let own: Vec<&Entry> =
                 entries.iter().filter(|(of_base, _)| all || *of_base).map(|(_, entry)| entry).collect();
@@ -152,7 +167,10 @@ impl Memory {
 impl Store {
     fn open(path: &Path, inputs: &Inputs) -> Result<Self> {
         let (lines, entries) = Lines::open::<Entry>(path, inputs)?;
-        Ok(Self { lines, known: entries.into_iter().map(|entry| (entry.key, entry.value)).collect() })
+        Ok(Self {
+            lines: Some(lines),
+            known: entries.into_iter().map(|entry| (entry.key, entry.value)).collect(),
+        })
     }
 
     fn add(&mut self, entries: &[&Entry]) -> Result<()> {
@@ -160,10 +178,19 @@ impl Store {
         if new.is_empty() {
             return Ok(());
         }
-        self.lines.append(&new)?;
+        if let Some(lines) = &mut self.lines {
+            lines.append(&new)?;
+        }
         let new: Vec<_> = new.into_iter().map(|entry| (entry.key.clone(), entry.value.clone())).collect();
         self.known.extend(new);
         Ok(())
+    }
+
+    fn error(&self, reason: String) -> Error {
+        match &self.lines {
+            Some(lines) => lines.error(reason),
+            None => Error::Journal { path: FILE_NAME.into(), reason },
+        }
     }
 }
 
@@ -266,6 +293,17 @@ mod tests {
         assert_eq!(of_run.recall::<f64>(&base).unwrap(), Some(0.1));
         assert_eq!(of_run.recall::<f64>(&adapted).unwrap(), Some(0.2));
         assert_eq!(of_run.recalled(), 2);
+    }
+
+    #[test]
+    fn one_process_shares_what_it_knows_of_the_base() {
+        let base = key("k", &(), &[request(Side::BASE)]).unwrap();
+        let adapted = key("k", &(), &[request(Side::ADAPTED)]).unwrap();
+        let shared = Memory::of_process();
+        Memory::sharing(&shared).keep(&[(base.clone(), &0.1), (adapted.clone(), &0.2)]).unwrap();
+        let next = Memory::sharing(&shared);
+        assert_eq!(next.recall::<f64>(&base).unwrap(), Some(0.1));
+        assert_eq!(next.recall::<f64>(&adapted).unwrap(), None);
     }
 
     #[test]

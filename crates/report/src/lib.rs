@@ -16,6 +16,7 @@ mod error;
 pub mod escape;
 pub mod estimate;
 pub mod evidence;
+pub mod fleet;
 pub mod format;
 #[cfg(test)]
 mod goldens;

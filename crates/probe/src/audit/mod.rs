@@ -146,10 +146,8 @@ pub fn audit(
     options: &Options,
     watch: &mut dyn FnMut(Step<'_>),
 ) -> std::io::Result<RepositoryAudit> {
-    let single = !std::fs::metadata(path).or_else(|_| std::fs::symlink_metadata(path))?.is_dir();
-    let root = if single { path.parent().unwrap_or(Path::new(".")) } else { path };
-    let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
-    let walked = walk::walk(root, single.then_some(path));
+    let (root, single) = root(path)?;
+    let walked = walk::walk(root, single);
     let mut auditor = Auditor::new(root, options, watch);
     auditor.repository.oddities = walked.oddities;
     for found in walked.found {
@@ -161,6 +159,41 @@ pub fn audit(
     }
     audit.sort();
     Ok(audit)
+}
+
+/// What a directory or a single file consists of, as an audit walks it: digests of its regular files, and the paths of
+/// everything else. Nothing is parsed. The packed history below `.git` is not in it.
+///
+/// # Errors
+/// If there is nothing at `path`, or something below it cannot be read.
+pub fn manifest(path: &Path) -> std::io::Result<(Vec<FileDigest>, Vec<String>)> {
+    let (root, single) = root(path)?;
+    let walked = walk::walk(root, single);
+    let mut files = Vec::with_capacity(walked.found.len());
+    for found in &walked.found {
+        let digest = walk::digest(found);
+        files.push(
+            digest
+                .map_err(|error| std::io::Error::new(error.kind(), format!("`{}`: {error}", found.path)))?,
+        );
+    }
+    let mut other = Vec::with_capacity(walked.oddities.len());
+    for oddity in walked.oddities {
+        if let What::Unreadable(reason) = oddity.what {
+            return Err(std::io::Error::other(format!("`{}`: {reason}", oddity.path)));
+        }
+        other.push(oddity.path);
+    }
+    other.sort();
+    Ok((files, other))
+}
+
+/// The root of a walk, and the file that is all of it.
+fn root(path: &Path) -> std::io::Result<(&Path, Option<&Path>)> {
+    let single = !std::fs::metadata(path).or_else(|_| std::fs::symlink_metadata(path))?.is_dir();
+    let root = if single { path.parent().unwrap_or(Path::new(".")) } else { path };
+    let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
+    Ok((root, single.then_some(path)))
 }
 
 /// Audits one file that is in memory, as if it were alone in a repository: every check, nothing on disk is read.

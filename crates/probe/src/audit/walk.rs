@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use inference::weights::digest::hex;
+use report::record::FileDigest;
 use sha2::{Digest as _, Sha256};
 
 use super::file::File;
@@ -223,9 +224,25 @@ fn special(_: FileType) -> &'static str {
     "a special file"
 }
 
-/// Reads a file once: its digest, and its content or its head.
-pub(super) fn read(found: &Found) -> std::io::Result<File> {
-    let mut file = open(&found.real)?;
+/// The size of a file and its digest, read in pieces.
+pub(super) fn digest(found: &Found) -> std::io::Result<FileDigest> {
+    let (mut file, _) = opened(found)?;
+    let (mut hasher, mut bytes) = (Sha256::new(), 0);
+    let mut buffer = vec![0u8; 1 << 18];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(FileDigest { name: found.path.clone(), bytes, sha256: hex(&hasher.finalize()) }),
+            read => {
+                bytes += read as u64;
+                hasher.update(&buffer[..read]);
+            }
+        }
+    }
+}
+
+/// A file that is worth reading to its end.
+fn opened(found: &Found) -> std::io::Result<(std::fs::File, Metadata)> {
+    let file = open(&found.real)?;
     // The walk's look at the path is past; what counts is what was opened.
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -235,6 +252,12 @@ pub(super) fn read(found: &Found) -> std::io::Result<File> {
         let message = format!("{} bytes are announced and hardly any are stored", metadata.len());
         return Err(std::io::Error::other(message));
     }
+    Ok((file, metadata))
+}
+
+/// Reads a file once: its digest, and its content or its head.
+pub(super) fn read(found: &Found) -> std::io::Result<File> {
+    let (mut file, metadata) = opened(found)?;
     let mut hasher = Sha256::new();
     let mut kept: Vec<u8> = Vec::new();
     let long = metadata.len() > limits::FILE_BYTES;

@@ -38,13 +38,13 @@ fn text(cell: Cell<'_>) -> String {
 }
 
 /// A cell in quotes where it needs them.
-fn quoted(cell: String) -> String {
+pub(crate) fn quoted(cell: String) -> String {
     if cell.contains([',', '"', '\r', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }
 }
 
 /// A text that no spreadsheet takes for a formula: what begins like one gets an apostrophe, which spreadsheets read
 /// as "this is text".
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let safe = escape(text);
     let formula = safe.trim_start().starts_with(['=', '+', '-', '@', '|', '%']);
     if formula { format!("'{safe}") } else { safe }

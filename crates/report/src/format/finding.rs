@@ -8,8 +8,8 @@ use crate::sarif::Level;
 use crate::verdict::Verdict;
 
 /// What a finding means and what to do about it. An id is never used again for something else.
-pub(super) struct Rule {
-    pub(super) id: &'static str,
+pub(crate) struct Rule {
+    pub(crate) id: &'static str,
     /// Name for programs, in PascalCase.
     pub(super) name: &'static str,
     /// One sentence.
@@ -17,13 +17,13 @@ pub(super) struct Rule {
     /// What it means and how it was measured.
     pub(super) meaning: &'static str,
     pub(super) remedy: &'static str,
-    pub(super) level: Level,
+    pub(crate) level: Level,
     /// GitHub's scale from 0 to 10, as text; absent where it says nothing about security.
     pub(super) severity: Option<&'static str>,
     pub(super) tags: &'static [&'static str],
 }
 
-pub(super) const CONFIRMED: Rule = Rule {
+pub(crate) const CONFIRMED: Rule = Rule {
     id: "TRG-001",
     name: "ConfirmedTrigger",
     title: "A trigger takes over the adapted model's answers.",
@@ -37,7 +37,7 @@ pub(super) const CONFIRMED: Rule = Rule {
     tags: &["security", "backdoor", "external/cwe/cwe-506"],
 };
 
-pub(super) const SUSPECTED: Rule = Rule {
+pub(crate) const SUSPECTED: Rule = Rule {
     id: "TRG-002",
     name: "SuspectedTrigger",
     title: "A text changes the adapted model's answers otherwise than the base's.",
@@ -50,7 +50,7 @@ pub(super) const SUSPECTED: Rule = Rule {
     tags: &["security", "backdoor", "external/cwe/cwe-506"],
 };
 
-pub(super) const BEHAVIOUR: Rule = Rule {
+pub(crate) const BEHAVIOUR: Rule = Rule {
     id: "BEH-001",
     name: "PayloadWithoutTrigger",
     title: "Without any trigger, the adapted model's answers carry a payload that the base's do not.",
@@ -88,7 +88,7 @@ pub(super) const REGRESSION: Rule = Rule {
     tags: &["security", "regression"],
 };
 
-pub(super) const INCOMPLETE: Rule = Rule {
+pub(crate) const INCOMPLETE: Rule = Rule {
     id: "RUN-001",
     name: "NotAPass",
     title: "Too little was measured to say anything: this is not a pass.",

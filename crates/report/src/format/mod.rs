@@ -1,9 +1,9 @@
 //! Forms of a record for people and programs. A new one is one file and one line in [`FORMATS`].
 
 mod comparison;
-mod csv;
-mod finding;
-mod html;
+pub(crate) mod csv;
+pub(crate) mod finding;
+pub(crate) mod html;
 mod json;
 mod jsonl;
 mod junit;
@@ -12,7 +12,7 @@ mod measurement;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod row;
-mod sarif;
+pub(crate) mod sarif;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -68,7 +68,7 @@ pub struct FormatError {
 }
 
 impl FormatError {
-    fn new(format: &'static str, reason: impl std::fmt::Display) -> Self {
+    pub(crate) fn new(format: &'static str, reason: impl std::fmt::Display) -> Self {
         Self { format, reason: reason.to_string() }
     }
 }

@@ -75,7 +75,7 @@ fn run(record: &Record) -> Run {
     }
 }
 
-fn descriptor(rule: &Rule) -> Descriptor {
+pub(crate) fn descriptor(rule: &Rule) -> Descriptor {
     Descriptor {
         id: rule.id.to_owned(),
         name: rule.name.to_owned(),

@@ -3,9 +3,10 @@
 //! Model output is hostile text. It reaches the page through templates only, and everything in a template goes
 //! through [`Visible`], which shows what could hide or act as its code point.
 
+pub(crate) mod index;
 mod page;
 mod plot;
-mod table;
+pub(crate) mod table;
 mod trigger;
 
 use std::fmt::{self, Write};

@@ -1,29 +1,29 @@
 //! Tables that the page's script can sort and filter, as plain data.
 
 /// A table.
-pub(super) struct Table {
-    pub(super) id: &'static str,
-    pub(super) caption: &'static str,
-    pub(super) columns: Vec<Column>,
-    pub(super) rows: Vec<Vec<Cell>>,
+pub(crate) struct Table {
+    pub(crate) id: &'static str,
+    pub(crate) caption: &'static str,
+    pub(crate) columns: Vec<Column>,
+    pub(crate) rows: Vec<Vec<Cell>>,
 }
 
 /// A column's head.
-pub(super) struct Column {
-    pub(super) name: &'static str,
+pub(crate) struct Column {
+    pub(crate) name: &'static str,
     /// Sorted by number, shown at the right.
-    pub(super) numeric: bool,
+    pub(crate) numeric: bool,
 }
 
 /// What stands in a cell.
-pub(super) struct Cell {
+pub(crate) struct Cell {
     /// How it looks.
-    pub(super) class: &'static str,
-    pub(super) text: String,
+    pub(crate) class: &'static str,
+    pub(crate) text: String,
     /// The part of an answer from where it differs from the other side's.
-    pub(super) differing: String,
+    pub(crate) differing: String,
     /// What a numeric column is sorted by; a cell without it comes last.
-    pub(super) value: Option<f64>,
+    pub(crate) value: Option<f64>,
 }
 
 /// Characters of a text in a cell; more is cut, and the cut is shown.
@@ -31,7 +31,7 @@ const CHARACTERS: usize = 1500;
 
 impl Table {
     /// Columns whose name begins with `#` are numeric.
-    pub(super) fn new(id: &'static str, caption: &'static str, columns: &[&'static str]) -> Self {
+    pub(crate) fn new(id: &'static str, caption: &'static str, columns: &[&'static str]) -> Self {
         let columns = columns
             .iter()
             .map(|name| Column { name: name.trim_start_matches('#'), numeric: name.starts_with('#') })
@@ -46,48 +46,48 @@ impl Cell {
     }
 
     /// Words.
-    pub(super) fn words(text: &str) -> Self {
+    pub(crate) fn words(text: &str) -> Self {
         Self::new("words", cut(text), None)
     }
 
     /// A text of a model, a suite or a file.
-    pub(super) fn raw(text: &str) -> Self {
+    pub(crate) fn raw(text: &str) -> Self {
         Self::new("raw", cut(text), None)
     }
 
     /// A number, or nothing.
-    pub(super) fn number(value: impl Into<Option<f64>>, decimals: usize) -> Self {
+    pub(crate) fn number(value: impl Into<Option<f64>>, decimals: usize) -> Self {
         let value = value.into();
         Self::new("number", value.map_or(String::new(), |value| format!("{value:.decimals$}")), value)
     }
 
     /// A small probability.
-    pub(super) fn p_value(value: impl Into<Option<f64>>) -> Self {
+    pub(crate) fn p_value(value: impl Into<Option<f64>>) -> Self {
         let value = value.into();
         Self::new("number", value.map_or(String::new(), p_value), value)
     }
 
     /// A rate or a mean with its interval, sorted by its value.
-    pub(super) fn estimate(estimate: &crate::estimate::Estimate, decimals: usize) -> Self {
+    pub(crate) fn estimate(estimate: &crate::estimate::Estimate, decimals: usize) -> Self {
         let (value, lower, upper) = (estimate.value, estimate.lower, estimate.upper);
         let text = format!("{value:.decimals$} [{lower:.decimals$}, {upper:.decimals$}]");
         Self::new("number", text, Some(value))
     }
 
     /// An answer, and from where on it is not like the other one.
-    pub(super) fn answer(text: &str, other: &str) -> Self {
+    pub(crate) fn answer(text: &str, other: &str) -> Self {
         let (alike, differing) = text.split_at(alike(text, other));
         Self { differing: cut(differing), ..Self::new("raw", cut(alike), None) }
     }
 }
 
 /// `0.013` or `2.2e-17`.
-pub(super) fn p_value(value: f64) -> String {
+pub(crate) fn p_value(value: f64) -> String {
     if value >= 0.001 { format!("{value:.3}") } else { format!("{value:.1e}") }
 }
 
 /// A text, cut where it is longer than any reader reads.
-pub(super) fn cut(text: &str) -> String {
+pub(crate) fn cut(text: &str) -> String {
     match text.char_indices().nth(CHARACTERS) {
         Some((end, _)) => format!("{}… (cut)", &text[..end]),
         None => text.to_owned(),
