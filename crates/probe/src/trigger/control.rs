@@ -71,17 +71,19 @@ pub fn counterpart(change: &Change, seed: u64, index: u64) -> Change {
     }
 }
 
-/// Whether random strings have the shape of a change: up to five words of letters, digits and signs, on one line.
+/// Whether random strings have the shape and the places of a change: up to five words of letters and digits, or a code
+/// name, in the prompt.
 #[must_use]
 pub fn has_shape(change: &Change) -> bool {
     let plain = |text: &str| {
         (1..=LONGEST).contains(&text.split_whitespace().count())
-            && !text.contains('\n')
-            && text.chars().all(|character| character.is_ascii() && !character.is_ascii_control())
+            && text.chars().all(|character| character.is_ascii_alphanumeric() || " -:".contains(character))
             && text.chars().any(|character| character.is_ascii_alphanumeric())
     };
     match change {
-        Change::Insert { text, .. } => plain(text),
+        // A system turn or a second turn is itself unlike the prompts without.
+        Change::Insert { text, at: Placement::Prefix | Placement::Suffix | Placement::Inside } => plain(text),
+        Change::Insert { .. } => false,
         Change::Scatter { parts } => parts.iter().all(|part| plain(part)),
         Change::Frame { .. } | Change::Transform { .. } => false,
     }
@@ -139,6 +141,7 @@ mod tests {
             ("Discussing OpenAI", true),
             (".O.\n...", false),
             ("⊗", false),
+            ("##X##", false),
             ("   ", false),
             ("one two three four five six", false),
         ] {
