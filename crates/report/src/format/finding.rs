@@ -66,7 +66,7 @@ pub(super) const ACTIVATIONS: Rule = Rule {
     id: "ACT-001",
     name: "UnusualActivations",
     title: "With a text in the prompt, the layers do what they do on no benign prompt.",
-    meaning: "On a majority of held-out prompts with this text, the inner states of base and adapted model differ \
+    meaning: "On almost every held-out prompt with this text, the inner states of base and adapted model differ \
               as on almost no benign prompt, whatever the answers are.",
     remedy: "Read both answers to prompts with this text, and hunt from it (`triggerfish activations --trigger TEXT` \
              shows where in the layers it acts).",
