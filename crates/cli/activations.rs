@@ -13,7 +13,7 @@ use report::activation::{ActivationReport, SCHEMA_VERSION};
 use report::record::Tool;
 use report::verdict::Thresholds;
 
-use crate::args::{GateArguments, ModelArguments};
+use crate::args::{self, GateArguments, ModelArguments};
 use crate::exit::{self, Failure};
 use crate::progress::Bars;
 use crate::{Outcome, gate, output, subject, suites};
@@ -35,7 +35,7 @@ pub(crate) struct ActivationsArguments {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "none")]
     pub(crate) suites: Vec<String>,
     /// A prompt is flagged by a p-value of at most this: the promised rate of false positives.
-    #[arg(long, value_name = "P", default_value_t = 0.05)]
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = args::level)]
     pub(crate) level: f64,
     /// Also write what the benign prompts do to this file, for `monitor` to compare traffic with.
     #[arg(long, value_name = "FILE")]
@@ -61,10 +61,6 @@ fn placement(name: &str) -> Result<Placement, String> {
 pub(crate) fn run(arguments: &ActivationsArguments) -> Outcome {
     let start = Instant::now();
     output::check_files(arguments.output.as_deref().into_iter().chain(arguments.profile.as_deref()))?;
-    if !(arguments.level > 0.0 && arguments.level < 1.0) {
-        let found = arguments.level;
-        return Err(Failure::Input(format!("`--level`: expected a number between 0 and 1, found {found}")));
-    }
     let prompts = suites::load(std::slice::from_ref(&arguments.prompts))?;
     if !matches!(prompts.first().map(|suite| &suite.items), Some(Items::Prompts(_))) {
         return Err(Failure::Input(format!(
@@ -80,11 +76,7 @@ pub(crate) fn run(arguments: &ActivationsArguments) -> Outcome {
         names.extend(arguments.suites.iter().cloned());
     }
     let audit = gate::examine(&arguments.gate, &target, &names, Thresholds::STANDARD, arguments.quiet)?;
-    if audit.as_ref().is_some_and(gate::refuses) {
-        output::talk(
-            "the files of the adapter have critical findings, so nothing of it was loaded (`--no-audit` would): \
-             `triggerfish audit` shows them",
-        );
+    if gate::stops(audit.as_ref()) {
         return Ok(exit::FOUND);
     }
     let all: Vec<Suite> = prompts.iter().chain(&listed).cloned().collect();

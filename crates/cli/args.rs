@@ -107,10 +107,9 @@ pub(crate) enum Command {
     Schema(SchemaArguments),
 }
 
+/// What a scan does.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct ScanArguments {
-    #[command(flatten)]
-    pub(crate) models: ModelArguments,
+pub(crate) struct ScopeArguments {
     /// Suites, comma separated: shipped names or files; `none` for no list of triggers at all, which needs a depth
     /// that searches.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "benign,triggers,adversarial")]
@@ -125,6 +124,14 @@ pub(crate) struct ScanArguments {
     /// What the searches of a deeper scan may spend together, such as 2e6tok (reproducible), 90s, 10m or 1h.
     #[arg(long)]
     pub(crate) budget: Option<Limit>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ScanArguments {
+    #[command(flatten)]
+    pub(crate) models: ModelArguments,
+    #[command(flatten)]
+    pub(crate) scope: ScopeArguments,
     /// Run directory: every measurement is kept there, and the same command goes on where it was stopped.
     #[arg(long, value_name = "DIR")]
     pub(crate) resume: Option<PathBuf>,
@@ -304,6 +311,14 @@ impl From<ThresholdArguments> for Thresholds {
     }
 }
 
+/// A number between 0 and 1, both excluded.
+pub(crate) fn level(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(level) if level > 0.0 && level < 1.0 => Ok(level),
+        _ => Err(format!("expected a number between 0 and 1, found `{text}`")),
+    }
+}
+
 /// A number above 0, at most 1.
 fn share(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -462,11 +477,11 @@ pub(crate) struct ReportArguments {
 }
 
 /// The depths as the help lists them.
-pub(crate) fn depths() -> Vec<PossibleValue> {
+fn depths() -> Vec<PossibleValue> {
     DEPTHS.iter().map(|depth| PossibleValue::new(depth.name).help(depth.about)).collect()
 }
 
-pub(crate) fn known_depth(name: String) -> Result<&'static Depth, String> {
+fn known_depth(name: String) -> Result<&'static Depth, String> {
     depth::by_name(&name).ok_or_else(|| format!("unknown depth `{name}`"))
 }
 

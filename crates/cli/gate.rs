@@ -52,6 +52,18 @@ pub(crate) fn refuses(audit: &RepositoryAudit) -> bool {
     audit.worst() == Some(Severity::Critical)
 }
 
+/// Tells the user of a verb without a record that nothing was loaded, if so.
+pub(crate) fn stops(audit: Option<&RepositoryAudit>) -> bool {
+    let stops = audit.is_some_and(refuses);
+    if stops {
+        output::talk(
+            "the files of the adapter have critical findings, so nothing of it was loaded (`--no-audit` would): \
+             `triggerfish audit` shows them",
+        );
+    }
+    stops
+}
+
 /// A run that was not begun, because of what the files are.
 pub(crate) fn refused(target: &Target, settings: Settings, audit: RepositoryAudit) -> Run {
     let unread = Artifact { name: target.base_name().to_owned(), files: Vec::new() };

@@ -16,7 +16,7 @@ use report::activation::monitor::{LineVerdict, Row, Scored};
 use report::escape::escape;
 use report::estimate::clopper_pearson;
 
-use crate::args::{GateArguments, ModelArguments};
+use crate::args::{self, GateArguments, ModelArguments};
 use crate::exit::{self, Failure};
 use crate::progress::{Bars, stopped};
 use crate::{Outcome, gate, output, subject};
@@ -43,7 +43,7 @@ pub(crate) struct MonitorArguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
     /// A line is flagged by a p-value of at most this: the promised share of benign lines.
-    #[arg(long, value_name = "P", default_value_t = 0.01)]
+    #[arg(long, value_name = "P", default_value_t = 0.01, value_parser = args::level)]
     pub(crate) level: f64,
     /// Stop with exit code 1 at so many flagged lines.
     #[arg(long, value_name = "N")]
@@ -63,19 +63,11 @@ pub(crate) struct MonitorArguments {
 
 pub(crate) fn run(arguments: &MonitorArguments) -> Outcome {
     output::check_files(arguments.output.as_deref())?;
-    if !(arguments.level > 0.0 && arguments.level < 1.0) {
-        let found = arguments.level;
-        return Err(Failure::Input(format!("`--level`: expected a number between 0 and 1, found {found}")));
-    }
     let profile = read(&arguments.profile)?;
     let lines = Lines::open(arguments.input.as_deref())?;
     let target = subject::target(&arguments.models, arguments.quiet)?;
     let audit = gate::examine(&arguments.gate, &target, &[], Thresholds::STANDARD, arguments.quiet)?;
-    if audit.as_ref().is_some_and(gate::refuses) {
-        output::talk(
-            "the files of the adapter have critical findings, so nothing of it was loaded (`--no-audit` would): \
-             `triggerfish audit` shows them",
-        );
+    if gate::stops(audit.as_ref()) {
         return Ok(exit::FOUND);
     }
     let bars = Bars::new(arguments.quiet)?;

@@ -42,7 +42,7 @@ impl Sources {
             let path = Path::new(name);
             if path.exists() { absolute(path).display().to_string() } else { name.clone() }
         };
-        let mut suites: Vec<String> = arguments.suites.iter().map(named).collect();
+        let mut suites: Vec<String> = arguments.scope.suites.iter().map(named).collect();
         suites.extend(corpus.map(|corpus| absolute(corpus).display().to_string()));
         Some(Self {
             base: absolute(target.base()),

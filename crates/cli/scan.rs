@@ -60,7 +60,7 @@ pub(crate) fn measure(arguments: &ScanArguments, extras: &Extras<'_>) -> Result<
     }
     let (report, quiet, thresholds) =
         (&arguments.report, arguments.report.quiet, arguments.thresholds.into());
-    let audit = gate::examine(&arguments.gate, &target, &arguments.suites, thresholds, quiet)?;
+    let audit = gate::examine(&arguments.gate, &target, &arguments.scope.suites, thresholds, quiet)?;
     let settings = settings(arguments, &suites, options.as_ref());
     if let Some(audit) = audit.clone().filter(gate::refuses) {
         let run = gate::refused(&target, settings, audit);
@@ -124,10 +124,10 @@ impl Ready<'_> {
 /// Everything that decides the result of a scan besides the models.
 pub(crate) fn settings(arguments: &ScanArguments, suites: &[Suite], options: Option<&Options>) -> Settings {
     let own = [
-        ("suites", arguments.suites.len().to_string()),
-        ("depth", arguments.depth.name.to_owned()),
+        ("suites", arguments.scope.suites.len().to_string()),
+        ("depth", arguments.scope.depth.name.to_owned()),
         ("budget", options.map_or(String::new(), |options| options.limit.to_string())),
-        ("probe", arguments.probe.join(",")),
+        ("probe", arguments.scope.probe.join(",")),
     ];
     subject::settings(&arguments.models, &arguments.report, suites, own)
 }
@@ -168,14 +168,14 @@ fn memory(
 
 /// What the scan listens to.
 fn probes(arguments: &ScanArguments) -> Probes {
-    let named = |name: &str| arguments.probe.iter().any(|probe| probe == name);
+    let named = |name: &str| arguments.scope.probe.iter().any(|probe| probe == name);
     Probes { payloads: named("payloads"), activations: named("activations") }
 }
 
 /// What a depth searches for, within the user's budget or its own.
 pub(crate) fn options(arguments: &ScanArguments) -> Result<Option<Options>, Failure> {
-    let Some(stage) = arguments.depth.search else {
-        return match arguments.budget {
+    let Some(stage) = arguments.scope.depth.search else {
+        return match arguments.scope.budget {
             None => Ok(None),
             Some(_) => Err(needs_search(arguments, "--budget", "has no meaning")),
         };
@@ -183,12 +183,12 @@ pub(crate) fn options(arguments: &ScanArguments) -> Result<Option<Options>, Fail
     if !probes(arguments).payloads {
         return Err(Failure::Input(format!(
             "`--depth {}` searches for triggers by their payloads: add `payloads` to `--probe`, or leave the depth at quick",
-            arguments.depth.name
+            arguments.scope.depth.name
         )));
     }
     Ok(Some(Options {
         searches: stage.searches(),
-        limit: arguments.budget.unwrap_or(stage.limit),
+        limit: arguments.scope.budget.unwrap_or(stage.limit),
         target: None,
         length: LENGTH,
         seed: arguments.models.seed,
@@ -199,9 +199,9 @@ pub(crate) fn options(arguments: &ScanArguments) -> Result<Option<Options>, Fail
 /// The suites that the arguments name, and the corpus. Without any, a search still needs benign prompts, but reads no list
 /// of triggers.
 pub(crate) fn suites(arguments: &ScanArguments, corpus: Option<&Path>) -> Result<Vec<Suite>, Failure> {
-    let mut suites = suites::load(&arguments.suites)?;
+    let mut suites = suites::load(&arguments.scope.suites)?;
     if suites.is_empty() {
-        if arguments.depth.search.is_none() {
+        if arguments.scope.depth.search.is_none() {
             return Err(needs_search(arguments, "--suites none", "leaves nothing to test"));
         }
         suites = suites::load(&[suites::BENIGN.to_owned()])?;
@@ -220,6 +220,6 @@ pub(crate) fn suites(arguments: &ScanArguments, corpus: Option<&Path>) -> Result
 fn needs_search(arguments: &ScanArguments, option: &str, what: &str) -> Failure {
     Failure::Input(format!(
         "`{option}` {what} at `--depth {}`, which searches for nothing: add `--depth standard` or `--depth deep`",
-        arguments.depth.name
+        arguments.scope.depth.name
     ))
 }

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use inference::ModelPair;
-use probe::depth::{DEPTHS, Depth};
 use probe::suite::{Items, Suite};
 use probe::trigger::budget::Limit;
 use rayon::prelude::*;
@@ -18,7 +16,7 @@ use serde::Deserialize;
 
 use super::run;
 use super::store::Store;
-use crate::args::{self, ModelArguments, ThresholdArguments};
+use crate::args::{ModelArguments, ScopeArguments, ThresholdArguments};
 use crate::exit::{self, Failure};
 use crate::hub::{self, Part};
 use crate::{Outcome, output, scan, subject, suites};
@@ -34,19 +32,9 @@ pub(crate) struct PlanArguments {
     pub(crate) list: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) models: ModelArguments,
-    /// Suites, as of `scan`.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "benign,triggers,adversarial")]
-    pub(crate) suites: Vec<String>,
-    /// What is listened to, as of `scan`.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "payloads", value_parser = ["payloads", "activations"])]
-    pub(crate) probe: Vec<String>,
-    /// Depth, as of `scan`.
-    #[arg(long, default_value = DEPTHS[0].name, value_parser = PossibleValuesParser::new(args::depths()).try_map(args::known_depth))]
-    pub(crate) depth: &'static Depth,
-    /// What the searches of a deeper scan may spend, in token-forwards such as 2e6tok: a time would give other results on
-    /// other machines.
-    #[arg(long)]
-    pub(crate) budget: Option<Limit>,
+    /// As of `scan`; a budget in token-forwards, since a time would give other results on other machines.
+    #[command(flatten)]
+    pub(crate) scope: ScopeArguments,
     #[command(flatten)]
     pub(crate) thresholds: ThresholdArguments,
     /// Pieces of about the same cost, one for each task of an array. Slurm allows 1,001 as it is shipped.
@@ -93,8 +81,8 @@ const TOKENS_OF_A_LOAD: u64 = 3_000;
 pub(crate) fn plan(arguments: &PlanArguments) -> Outcome {
     refuse(arguments)?;
     output::check_files([arguments.output.as_path()])?;
-    let suites = suites::load(&arguments.suites)?;
-    if suites.is_empty() && arguments.depth.search.is_none() {
+    let suites = suites::load(&arguments.scope.suites)?;
+    if suites.is_empty() && arguments.scope.depth.search.is_none() {
         return Err(Failure::Input("`--suites none` leaves nothing to test at this depth".into()));
     }
     let wanted = wanted(arguments)?;
@@ -135,12 +123,12 @@ fn refuse(arguments: &PlanArguments) -> Result<(), Failure> {
     if models.threads.is_some() {
         return wrong("`--threads` belongs to `triggerfish run`: it decides no result");
     }
-    if matches!(arguments.budget, Some(Limit::Seconds(_))) {
+    if matches!(arguments.scope.budget, Some(Limit::Seconds(_))) {
         return wrong(
             "a budget of time gives other results on other machines: give token-forwards, such as 2e6tok",
         );
     }
-    match (arguments.budget, arguments.depth.search) {
+    match (arguments.scope.budget, arguments.scope.depth.search) {
         (Some(_), None) => wrong("`--budget` has no meaning at this depth, which searches for nothing"),
         _ => Ok(()),
     }
@@ -239,15 +227,15 @@ pub(crate) fn adapter_manifest(path: &Path) -> std::io::Result<Manifest> {
 fn header(arguments: &PlanArguments, suites: &[Suite], bases: Vec<Base>) -> Result<Header, Failure> {
     let models = &arguments.models;
     let thresholds: report::verdict::Thresholds = arguments.thresholds.into();
-    let budget = match (arguments.budget, arguments.depth.search) {
+    let budget = match (arguments.scope.budget, arguments.scope.depth.search) {
         (Some(limit), _) => Some(limit.to_string()),
         (None, Some(stage)) => Some(stage.limit.to_string()),
         (None, None) => None,
     };
     let mut options: BTreeMap<String, String> = [
-        ("suites", arguments.suites.join(",")),
-        ("probe", arguments.probe.join(",")),
-        ("depth", arguments.depth.name.to_owned()),
+        ("suites", arguments.scope.suites.join(",")),
+        ("probe", arguments.scope.probe.join(",")),
+        ("depth", arguments.scope.depth.name.to_owned()),
         ("semantics", subject::semantics_option(models.semantics).to_owned()),
         ("template", models.template.clone()),
         ("device", models.device.to_string()),
@@ -268,8 +256,8 @@ fn header(arguments: &PlanArguments, suites: &[Suite], bases: Vec<Base>) -> Resu
     let mut content = options.clone();
     content.insert("template".to_owned(), subject::template_name(&models.template));
     // Suites count by their digests, and by how many were named: `none` stands for the benign prompts alone.
-    content.insert("suites".to_owned(), arguments.suites.len().to_string());
-    let sources = suites.iter().zip(&arguments.suites);
+    content.insert("suites".to_owned(), arguments.scope.suites.len().to_string());
+    let sources = suites.iter().zip(&arguments.scope.suites);
     Ok(Header {
         schema_version: SCHEMA_VERSION.to_owned(),
         tool: Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
@@ -338,7 +326,7 @@ fn tokens(arguments: &PlanArguments, suites: &[Suite]) -> u64 {
             Items::Triggers(candidates) => TOKENS_A_CANDIDATE * candidates.len() as u64,
         })
         .sum();
-    let limit = arguments.budget.or(arguments.depth.search.map(|stage| stage.limit));
+    let limit = arguments.scope.budget.or(arguments.scope.depth.search.map(|stage| stage.limit));
     let searched = match limit {
         Some(Limit::Tokens(tokens)) => tokens,
         _ => 0,

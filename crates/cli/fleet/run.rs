@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Outcome {
     let index = shard::index(arguments.shard.as_deref(), header.shards, |name| std::env::var(name).ok())?;
     let plan = read_plan(&arguments.plan, |unit| unit.shard == index).map_err(as_data)?;
     let scan = scan_arguments(&plan.header, arguments.threads)?;
-    let suites = suites::load(&scan.suites).and_then(|suites| {
+    let suites = suites::load(&scan.scope.suites).and_then(|suites| {
         if suites.is_empty() { suites::load(&[suites::BENIGN.to_owned()]) } else { Ok(suites) }
     });
     let suites = suites.map_err(as_data)?;

@@ -80,7 +80,7 @@ impl Workplace<'_> {
         let base = (self.base.clone(), self.base_manifest.name());
         let target = Target::of(base, (adapter.to_owned(), unit.manifest.name()));
         let thresholds = arguments.thresholds.into();
-        let audit = gate::examine(&arguments.gate, &target, &arguments.suites, thresholds, true)?;
+        let audit = gate::examine(&arguments.gate, &target, &arguments.scope.suites, thresholds, true)?;
         let options = scan::options(arguments)?;
         let settings = scan::settings(arguments, self.suites, options.as_ref());
         if let Some(audit) = audit.clone().filter(gate::refuses) {

@@ -10,7 +10,7 @@ use report::hunt::HuntRecord;
 use report::record::Cost;
 use report::verdict::Thresholds;
 
-use crate::activation::analysis;
+use crate::activation::shifts;
 use crate::behaviour;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
@@ -189,12 +189,12 @@ fn run(
     }
     if probes.activations && !pool.candidates.is_empty() {
         outcome.evidence.activations =
-            analysis::shifts(observer, &pool.benign, &split.screening, &pool.candidates, seed)?;
+            shifts::shifts(observer, &pool.benign, &split.screening, &pool.candidates, seed)?;
         outcome.coverage.tested.push(format!(
             "inner states of both sides with every text of up to five plain words on {} prompts, and with the {} strongest \
              and random text of their shapes on held-out ones",
             split.screening.len(),
-            analysis::WATCHED
+            shifts::WATCHED
         ));
         outcome.coverage.not_tested.push(
             "what the layers do with longer texts, other scripts, frames and changes of the whole prompt"

@@ -13,14 +13,23 @@ use crate::error::{Error, Result};
 /// # Errors
 /// If the file cannot be read.
 pub fn sha256_file(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io(path))?;
-    let mut hasher = Sha256::new();
+    let digest = File::open(path).and_then(sha256_reader).map_err(Error::io(path))?;
+    Ok(digest.0)
+}
+
+/// SHA-256 of all that a reader gives as lower-case hex, and its length in bytes, read in pieces.
+///
+/// # Errors
+/// Those of the reader.
+pub fn sha256_reader(mut reader: impl Read) -> std::io::Result<(String, u64)> {
+    let (mut hasher, mut bytes) = (Sha256::new(), 0);
     let mut buffer = vec![0u8; 1 << 20];
     loop {
-        let read = file.read(&mut buffer).map_err(Error::io(path))?;
+        let read = reader.read(&mut buffer)?;
         if read == 0 {
-            return Ok(hex(&hasher.finalize()));
+            return Ok((hex(&hasher.finalize()), bytes));
         }
+        bytes += read as u64;
         hasher.update(&buffer[..read]);
     }
 }

@@ -43,7 +43,7 @@ pub struct Shape {
 }
 
 /// The features of one prompt.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sample {
     /// By layer: the residual stream of the adapted side less that of the base, over the length of the base's, projected
     /// to [`Shape::width`] dimensions.
@@ -130,18 +130,32 @@ impl Sensor {
         &self,
         observer: &Observer<'_>,
         scenes: &[Scene],
+        means: Option<&mut Means>,
+        each: impl FnMut(usize, Sample),
+    ) -> Result<()> {
+        let contexts: Vec<_> = scenes.iter().map(|scene| observer.encode(scene)).collect::<Result<_>>()?;
+        self.read_contexts(observer, &contexts, means, each)
+    }
+
+    /// The same for contexts that are tokens already.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_contexts(
+        &self,
+        observer: &Observer<'_>,
+        contexts: &[Vec<u32>],
         mut means: Option<&mut Means>,
         mut each: impl FnMut(usize, Sample),
     ) -> Result<()> {
-        for (chunk, scenes) in scenes.chunks(CHUNK).enumerate() {
-            let mut requests = Vec::with_capacity(2 * scenes.len());
-            for scene in scenes {
-                let ids = observer.encode(scene)?;
+        for (chunk, contexts) in contexts.chunks(CHUNK).enumerate() {
+            let mut requests = Vec::with_capacity(2 * contexts.len());
+            for ids in contexts {
                 for side in observer.roles().both() {
                     requests.push(Request { ids: ids.clone(), side, continuation: Vec::new() });
                 }
             }
-            let mut samples = vec![None; scenes.len()];
+            let mut samples = vec![None; contexts.len()];
             // A side whose other side is still to come.
             let mut halves: BTreeMap<usize, Half> = BTreeMap::new();
             observer.activations(&requests, |request, seen| {
@@ -158,7 +172,7 @@ impl Sensor {
                 Ok(())
             })?;
             samples.into_iter().flatten().enumerate().for_each(|(i, sample)| each(chunk * CHUNK + i, sample));
-            observer.progress().advance(scenes.len());
+            observer.progress().advance(contexts.len());
         }
         Ok(())
     }

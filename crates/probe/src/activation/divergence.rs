@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     fn sample(divergence: f32) -> Sample {
-        Sample { differences: Vec::new(), energies: Vec::new(), cosines: Vec::new(), divergence }
+        Sample { divergence, ..Sample::default() }
     }
 
     #[test]

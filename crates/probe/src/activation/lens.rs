@@ -39,10 +39,10 @@ impl Means {
         }
     }
 
-    /// The mean of a side in a layer.
-    fn of(&self, side: &[Vec<f64>], layer: usize) -> Vec<f64> {
+    /// The means of base and adapted side in a layer.
+    fn of(&self, layer: usize) -> [Vec<f64>; 2] {
         let count = self.count.max(1) as f64;
-        side[layer].iter().map(|sum| sum / count).collect()
+        [&self.base, &self.adapted].map(|sums| sums[layer].iter().map(|sum| sum / count).collect())
     }
 }
 
@@ -58,10 +58,10 @@ impl Means {
 pub(super) fn promoted(pair: &ModelPair, with: &Means, without: Option<&Means>) -> Result<Vec<LayerTokens>> {
     let mut layers = Vec::with_capacity(with.base.len());
     for layer in 0..with.base.len() {
-        let (base, adapted) = (with.of(&with.base, layer), with.of(&with.adapted, layer));
+        let [base, adapted] = with.of(layer);
         let mut difference: Vec<f64> = adapted.iter().zip(&base).map(|(to, from)| to - from).collect();
         if let Some(without) = without {
-            let (base, adapted) = (without.of(&without.base, layer), without.of(&without.adapted, layer));
+            let [base, adapted] = without.of(layer);
             difference.iter_mut().zip(adapted).zip(base).for_each(|((x, to), from)| *x -= to - from);
         }
         // Rounding has no direction.

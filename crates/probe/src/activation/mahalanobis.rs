@@ -70,12 +70,7 @@ mod tests {
     use super::*;
 
     fn sample(difference: [f32; 2]) -> Sample {
-        Sample {
-            differences: vec![difference.to_vec()],
-            energies: Vec::new(),
-            cosines: Vec::new(),
-            divergence: 0.0,
-        }
+        Sample { differences: vec![difference.to_vec()], ..Sample::default() }
     }
 
     fn fitted() -> Box<dyn Fitted> {

@@ -72,7 +72,7 @@ impl<'a> Monitor<'a> {
     pub fn score(&self, exchanges: &[Exchange]) -> Result<Vec<Result<Scored, String>>> {
         let longest = self.observer.pair().decoder().max_context();
         let mut results: Vec<Result<Scored, String>> = Vec::with_capacity(exchanges.len());
-        let (mut scenes, mut places, mut contexts) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut places, mut contexts) = (Vec::new(), Vec::new());
         for (place, exchange) in exchanges.iter().enumerate() {
             results.push(Err("not scored".to_owned()));
             match self.observer.encode(&exchange.scene) {
@@ -82,15 +82,14 @@ impl<'a> Monitor<'a> {
                         Err(format!("the prompt has {} tokens, and at most {most} can be scored", ids.len()));
                 }
                 Ok(ids) => {
-                    scenes.push(exchange.scene.clone());
                     places.push(place);
                     contexts.push(ids);
                 }
                 Err(error) => results[place] = Err(error.to_string()),
             }
         }
-        let mut samples = Vec::with_capacity(scenes.len());
-        self.sensor.read(&self.observer, &scenes, |_, sample| samples.push(sample))?;
+        let mut samples = Vec::with_capacity(contexts.len());
+        self.sensor.read_contexts(&self.observer, &contexts, None, |_, sample| samples.push(sample))?;
         let names = self.panel.names();
         for (&place, sample) in places.iter().zip(&samples) {
             let (readings, combined) = self.panel.read(sample)?;

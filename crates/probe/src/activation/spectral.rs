@@ -53,12 +53,8 @@ mod tests {
 
     #[test]
     fn only_the_leading_direction_counts() {
-        let sample = |difference: [f32; 2]| Sample {
-            differences: vec![difference.to_vec()],
-            energies: Vec::new(),
-            cosines: Vec::new(),
-            divergence: 0.0,
-        };
+        let sample =
+            |difference: [f32; 2]| Sample { differences: vec![difference.to_vec()], ..Sample::default() };
         let shape = Shape { layers: 1, width: 2, sites: Vec::new(), directions: vec![0] };
         let mut fit = Spectral.fit(&shape).unwrap();
         for i in 0..400 {

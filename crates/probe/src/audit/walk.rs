@@ -5,7 +5,7 @@ use std::fs::{DirEntry, FileType, Metadata};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use inference::weights::digest::hex;
+use inference::weights::digest::{hex, sha256_reader};
 use report::record::FileDigest;
 use sha2::{Digest as _, Sha256};
 
@@ -226,18 +226,9 @@ fn special(_: FileType) -> &'static str {
 
 /// The size of a file and its digest, read in pieces.
 pub(super) fn digest(found: &Found) -> std::io::Result<FileDigest> {
-    let (mut file, _) = opened(found)?;
-    let (mut hasher, mut bytes) = (Sha256::new(), 0);
-    let mut buffer = vec![0u8; 1 << 18];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(FileDigest { name: found.path.clone(), bytes, sha256: hex(&hasher.finalize()) }),
-            read => {
-                bytes += read as u64;
-                hasher.update(&buffer[..read]);
-            }
-        }
-    }
+    let (file, _) = opened(found)?;
+    let (sha256, bytes) = sha256_reader(file)?;
+    Ok(FileDigest { name: found.path.clone(), bytes, sha256 })
 }
 
 /// A file that is worth reading to its end.

@@ -130,7 +130,7 @@ pub(super) fn findings(record: &Record) -> Vec<Finding<'_>> {
     for anomaly in record.evidence.anomalies.iter().filter(|anomaly| thresholds.suspects_anomaly(anomaly)) {
         findings.push(Finding { rule: &BEHAVIOUR, about: About::Anomaly(anomaly) });
     }
-    for shift in evidence_of(record) {
+    for shift in record.evidence.activations.iter().filter(|shift| thresholds.suspects_activations(shift)) {
         findings.push(Finding { rule: &ACTIVATIONS, about: About::Activations(shift) });
     }
     for regression in record.comparison.iter().flat_map(|comparison| &comparison.regressions) {
@@ -140,12 +140,6 @@ pub(super) fn findings(record: &Record) -> Vec<Finding<'_>> {
         findings.push(Finding { rule: &INCOMPLETE, about: About::Run });
     }
     findings
-}
-
-/// The candidates that drive the layers out of the benign range.
-fn evidence_of(record: &Record) -> impl Iterator<Item = &ActivationShift> {
-    let thresholds = &record.judgement.thresholds;
-    record.evidence.activations.iter().filter(|shift| thresholds.suspects_activations(shift))
 }
 
 /// The rule that a tested trigger falls under, if it counts.
