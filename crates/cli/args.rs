@@ -86,6 +86,16 @@ pub(crate) enum Command {
     /// Reads JSON Lines (`{"prompt": "…"}`, with `system`, `response` and `id` if they are known, or `messages`), writes
     /// a row for every line, and stops at the number of alerts that was set.
     Monitor(crate::monitor::MonitorArguments),
+    /// Train adapters from recipes, with a backdoor or without, to measure what a scan finds.
+    ///
+    /// Their truth is written into the zoo's labels.json and its folder `forge`, which no scan reads. Without --base they
+    /// are trained on the embedded base. A run that was stopped goes on where it was.
+    Forge(crate::forge::ForgeArguments),
+    /// Scan a zoo, then join its labels: how many backdoors are found, how many benign adapters accused, at what cost.
+    ///
+    /// The scans are those of `plan` and `run`; a run that was stopped goes on. Without --base the zoo is one of the
+    /// embedded base. Exit codes: 0 every adapter has a result, 3 some have none.
+    Bench(crate::bench::BenchArguments),
     /// Write a record of an earlier run in another form.
     ///
     /// The exit code says whether that could be done, not what the verdict was.

@@ -32,6 +32,24 @@ pub(crate) struct Embedded {
     pub(crate) adapter_name: &'static str,
 }
 
+/// The embedded base as a folder that stays: it is written there unless it is there already.
+pub(crate) fn base_in(folder: &Path) -> Result<PathBuf, Failure> {
+    let write = || -> std::io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        for (name, bytes) in BASE {
+            let file = folder.join(name);
+            if std::fs::read(&file).ok().as_deref() != Some(*bytes) {
+                std::fs::write(file, bytes)?;
+            }
+        }
+        Ok(())
+    };
+    write().map_err(|error| {
+        Failure::Machine(format!("cannot unpack the embedded base to `{}`: {error}", folder.display()))
+    })?;
+    Ok(folder.to_owned())
+}
+
 impl Embedded {
     /// Writes the base and the named adapter (the first if `None`).
     pub(crate) fn unpack(name: Option<&str>) -> Result<Self, Failure> {

@@ -4,6 +4,7 @@ mod activations;
 mod allocator;
 mod args;
 mod audit;
+mod bench;
 mod check;
 mod conclusion;
 mod config;
@@ -12,6 +13,7 @@ mod doctor;
 mod embedded;
 mod exit;
 mod fleet;
+mod forge;
 mod gate;
 mod hub;
 mod hunt;
@@ -61,6 +63,8 @@ fn run(parsed: &config::Parsed) -> Outcome {
         Command::Init(init) => config::init(init),
         Command::Config(config) => config::run(config, loaded),
         Command::Hunt(hunt) => hunt::run(hunt),
+        Command::Forge(forge) => forge::run(forge),
+        Command::Bench(bench) => bench::run(bench),
         Command::Plan(plan) => fleet::plan::plan(plan),
         Command::Run(run) => fleet::run::run(run),
         Command::Merge(merge) => fleet::merge::run(merge),

@@ -8,7 +8,7 @@ pub(crate) mod plan;
 pub(crate) mod run;
 mod shard;
 pub(crate) mod status;
-mod store;
+pub(crate) mod store;
 mod unit;
 
 use std::fs::File;
@@ -22,7 +22,7 @@ use crate::exit::Failure;
 use crate::hub::{self, Part};
 
 /// Reads a plan, and keeps the units that are wanted.
-fn read_plan(path: &Path, wanted: impl Fn(&PlannedUnit) -> bool) -> Result<Plan, Failure> {
+pub(crate) fn read_plan(path: &Path, wanted: impl Fn(&PlannedUnit) -> bool) -> Result<Plan, Failure> {
     let wrong = |reason: String| Failure::Input(format!("plan `{}`: {reason}", path.display()));
     let file = File::open(path).map_err(|error| wrong(error.to_string()))?;
     Plan::read(BufReader::with_capacity(1 << 20, file), wanted).map_err(|error| wrong(error.to_string()))

@@ -326,6 +326,7 @@ impl<'a> Shard<'a> {
             shard: self.index,
             seconds,
             token_forwards: spent,
+            peak_bytes: peak_bytes(),
             finished,
         };
         // No result depends on it.
@@ -376,4 +377,11 @@ fn host() -> String {
 #[cfg(not(unix))]
 fn host() -> String {
     std::env::var("COMPUTERNAME").unwrap_or_default()
+}
+
+/// Most memory that this process has held so far, where the system tells (Linux).
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }

@@ -36,6 +36,9 @@ pub(crate) struct Sidecar {
     pub(crate) seconds: f64,
     /// Token-forwards that were run; what was known of the base was not.
     pub(crate) token_forwards: u64,
+    /// Most memory that the process has held until then, in bytes, where the system tells.
+    #[serde(default)]
+    pub(crate) peak_bytes: Option<u64>,
     /// Seconds since 1970.
     pub(crate) finished: u64,
 }
@@ -66,9 +69,20 @@ impl Store {
 
     /// Whether a unit has a result that is believed.
     pub(crate) fn has(&self, unit: &str) -> io::Result<bool> {
+        Ok(self.believed(unit)?.is_some())
+    }
+
+    /// The result of a unit, if it has one that is believed.
+    pub(crate) fn result(&self, unit: &str) -> io::Result<Option<UnitResult>> {
+        let bytes = self.believed(unit)?;
+        Ok(bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose()?)
+    }
+
+    /// The bytes of the first result of a unit that is believed.
+    fn believed(&self, unit: &str) -> io::Result<Option<Vec<u8>>> {
         let entries = match fs::read_dir(self.folder(RESULTS, unit)) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
         for entry in entries {
@@ -76,11 +90,11 @@ impl Store {
             if unit_of_name(&name) == Some(unit) {
                 let bytes = fs::read(self.folder(RESULTS, unit).join(&name))?;
                 if Summary::read(&name, &bytes).is_ok() {
-                    return Ok(true);
+                    return Ok(Some(bytes));
                 }
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Writes a result. Once this returns, no loss of power takes it away.

@@ -14,6 +14,7 @@ mod error;
 mod lines;
 pub mod memory;
 pub mod observe;
+pub mod organism;
 pub mod progress;
 pub mod prompt;
 pub mod replay;

@@ -9,6 +9,7 @@
 
 pub mod activation;
 pub mod audit;
+pub mod benchmark;
 pub mod collapse;
 pub mod comparison;
 pub mod divergence;

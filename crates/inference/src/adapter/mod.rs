@@ -5,7 +5,7 @@
 //! refused; [`names`] gives every tensor name its meaning; [`target`] resolves which modules the
 //! config selects; `types` is the table of PEFT types, each of which turns tensors into a `change`: low-rank branches
 //! ([`delta`]), and tensors in the place of the base's own. Training and controls make adapters in memory
-//! ([`Adapter::from_deltas`]) and exchange their factors.
+//! ([`Adapter::from_deltas`]), exchange their factors, and write them down ([`save`]).
 
 mod change;
 pub mod config;
@@ -18,6 +18,7 @@ pub mod names;
 pub(crate) mod recorder;
 mod residual;
 pub mod runtimes;
+pub mod save;
 pub mod target;
 pub(crate) mod types;
 mod virtual_prompt;

@@ -25,6 +25,22 @@ impl Bootstrap {
             area(chosen(without), &chosen(with))
         })
     }
+
+    /// The same of two groups that are not paired, such as benign and backdoored adapters: each is resampled by itself, so
+    /// that no resample loses one of them. `n` counts both.
+    ///
+    /// `None` if a group has fewer than two scores.
+    ///
+    /// # Errors
+    /// If a score is not finite.
+    pub fn auc_of_groups(&self, without: &[f64], with: &[f64]) -> Result<Option<Estimate>, StatisticsError> {
+        all_finite("the scores without", without)?;
+        all_finite("the scores with", with)?;
+        if without.len() < 2 || with.len() < 2 {
+            return Ok(None);
+        }
+        self.of_groups(without, with, |without, with| area(without.to_vec(), with)).map(Some)
+    }
 }
 
 /// Mean over `with` of the share of `without` below it, ties half.
@@ -73,6 +89,17 @@ mod tests {
         assert!((auc(&low, &high).value - 1.0).abs() < 1e-12);
         assert!(auc(&high, &low).value.abs() < 1e-12);
         assert!((auc(&low, &low).value - 0.5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn groups_need_not_be_of_one_size() {
+        let bootstrap = Bootstrap::new(500, 0.95, 7).unwrap();
+        let found = bootstrap.auc_of_groups(&[0.0, 0.0, 1.0], &[0.5, 2.0, 0.0, 3.0, 1.0]).unwrap().unwrap();
+        // 0.5 beats two; 2 and 3 beat three; 0 ties with two; 1 beats two and ties with one.
+        assert!((found.value - (2.0 + 3.0 + 1.0 + 3.0 + 2.5) / 15.0).abs() < 1e-12, "{found:?}");
+        assert!(found.lower < found.value && found.value < found.upper && found.n == 8);
+        assert_eq!(bootstrap.auc_of_groups(&[0.0], &[1.0, 2.0]).unwrap(), None);
+        assert!(bootstrap.auc_of_groups(&[0.0, f64::NAN], &[1.0, 2.0]).is_err());
     }
 
     #[test]

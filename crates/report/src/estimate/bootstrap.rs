@@ -75,24 +75,54 @@ impl Bootstrap {
             return Ok(None);
         }
         let resampled = |buffer: &mut Vec<f64>, index: usize| {
-            let mut random = stream(self.seed, index as u64);
-            buffer.clear();
-            buffer.extend((0..n).map(|_| values[index_below(&mut random, n)]));
+            draw(buffer, values, &mut stream(self.seed, index as u64));
             statistic(buffer)
         };
-        let mut replicates: Vec<f64> =
+        let replicates: Vec<f64> =
             (0..self.resamples).into_par_iter().map_init(|| Vec::with_capacity(n), resampled).collect();
+        self.interval(statistic(values), n, replicates).map(Some)
+    }
+
+    /// A statistic of two samples that have at least one value each, which are resampled each by itself.
+    ///
+    /// # Errors
+    /// If the statistic of a resample is not finite.
+    pub(super) fn of_groups(
+        &self,
+        first: &[f64],
+        second: &[f64],
+        statistic: impl Fn(&[f64], &[f64]) -> f64 + Sync,
+    ) -> Result<Estimate, StatisticsError> {
+        let resampled = |(a, b): &mut (Vec<f64>, Vec<f64>), index: usize| {
+            let mut random = stream(self.seed, index as u64);
+            draw(a, first, &mut random);
+            draw(b, second, &mut random);
+            statistic(a, b)
+        };
+        let replicates: Vec<f64> =
+            (0..self.resamples).into_par_iter().map_init(Default::default, resampled).collect();
+        self.interval(statistic(first, second), first.len() + second.len(), replicates)
+    }
+
+    /// The percentile interval of the replicates around a value.
+    fn interval(&self, value: f64, n: usize, mut replicates: Vec<f64>) -> Result<Estimate, StatisticsError> {
         all_finite("the resampled statistic", &replicates)?;
         replicates.sort_unstable_by(f64::total_cmp);
         let tail = 0.5 * (1.0 - self.confidence);
-        Ok(Some(Estimate {
-            value: statistic(values),
+        Ok(Estimate {
+            value,
             lower: quantile(&replicates, tail),
             upper: quantile(&replicates, 1.0 - tail),
             n,
             confidence: self.confidence,
-        }))
+        })
     }
+}
+
+/// A resample of values, as many as there are.
+fn draw(buffer: &mut Vec<f64>, values: &[f64], random: &mut rand_chacha::ChaCha8Rng) {
+    buffer.clear();
+    buffer.extend((0..values.len()).map(|_| values[index_below(random, values.len())]));
 }
 
 fn mean(values: &[f64]) -> f64 {

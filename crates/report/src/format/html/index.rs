@@ -1,7 +1,8 @@
-//! The page of many adapters: what stands above the tables, and the tables.
+//! The page of many adapters: what stands above the tables, plots, and the tables.
 
 use askama::Template;
 
+use super::plot::Plot;
 use super::table::Table;
 use super::{SCRIPT, STYLE, policy};
 use crate::verdict::Verdict;
@@ -10,6 +11,7 @@ use crate::verdict::Verdict;
 #[derive(Template)]
 #[template(path = "index.html")]
 pub(crate) struct Index {
+    label: &'static str,
     title: String,
     policy: String,
     style: &'static str,
@@ -17,6 +19,7 @@ pub(crate) struct Index {
     tone: &'static str,
     statements: Vec<String>,
     tiles: Vec<Tile>,
+    plots: Vec<Plot>,
     tables: Vec<Table>,
     caveat: &'static str,
 }
@@ -38,6 +41,7 @@ impl Index {
     ) -> Self {
         let caveat = worst.and_then(Verdict::caveat).unwrap_or_default();
         Self {
+            label: "Merged report",
             title,
             policy: policy(),
             style: STYLE,
@@ -45,9 +49,22 @@ impl Index {
             tone,
             statements,
             tiles,
+            plots: Vec::new(),
             tables,
             caveat,
         }
+    }
+
+    /// The same under another word for what it is.
+    pub(crate) fn titled(mut self, label: &'static str) -> Self {
+        self.label = label;
+        self
+    }
+
+    /// The same with plots above the tables.
+    pub(crate) fn with_plots(mut self, plots: Vec<Plot>) -> Self {
+        self.plots = plots;
+        self
     }
 
     /// The page as text.

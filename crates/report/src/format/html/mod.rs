@@ -5,7 +5,7 @@
 
 pub(crate) mod index;
 mod page;
-mod plot;
+pub(crate) mod plot;
 pub(crate) mod table;
 mod trigger;
 

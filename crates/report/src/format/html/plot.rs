@@ -10,9 +10,9 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::escape::excerpt;
 
 /// The adapted model, the base, what is no trigger, and lines that only help the eye.
-pub(super) const ADAPTED: RGBColor = RGBColor(0xD5, 0x5E, 0x00);
-pub(super) const BASE: RGBColor = RGBColor(0x00, 0x72, 0xB2);
-pub(super) const NULL: RGBColor = RGBColor(0x7F, 0x7F, 0x7F);
+pub(crate) const ADAPTED: RGBColor = RGBColor(0xD5, 0x5E, 0x00);
+pub(crate) const BASE: RGBColor = RGBColor(0x00, 0x72, 0xB2);
+pub(crate) const NULL: RGBColor = RGBColor(0x7F, 0x7F, 0x7F);
 const GRID: RGBColor = RGBColor(0xDD, 0xDD, 0xDD);
 const INK: RGBColor = RGBColor(0x00, 0x00, 0x00);
 
@@ -28,21 +28,21 @@ const FONT: i32 = 13;
 const LABEL: usize = 23;
 
 /// A plot and what it says, for those who do not see it.
-pub(super) struct Plot {
-    pub(super) svg: String,
-    pub(super) caption: String,
-    pub(super) summary: String,
+pub(crate) struct Plot {
+    pub(crate) svg: String,
+    pub(crate) caption: String,
+    pub(crate) summary: String,
 }
 
 /// A value on a line of its own, with its interval and the observations behind it.
-pub(super) struct Mark {
-    pub(super) label: String,
-    pub(super) colour: RGBColor,
-    pub(super) value: f64,
+pub(crate) struct Mark {
+    pub(crate) label: String,
+    pub(crate) colour: RGBColor,
+    pub(crate) value: f64,
     /// Lower and upper end.
-    pub(super) interval: Option<(f64, f64)>,
+    pub(crate) interval: Option<(f64, f64)>,
     /// Single observations, drawn faintly.
-    pub(super) points: Vec<f64>,
+    pub(crate) points: Vec<f64>,
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -50,7 +50,7 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
 /// Values one below the other on a common axis, which begins at zero or below. `None` if there are none.
-pub(super) fn marks(caption: &str, axis: &str, marks: &[Mark], line: Option<f64>) -> Option<Plot> {
+pub(crate) fn marks(caption: &str, axis: &str, marks: &[Mark], line: Option<f64>) -> Option<Plot> {
     let numbers = marks.iter().flat_map(|mark| {
         let ends = mark.interval.map(|(lower, upper)| [lower, upper]);
         ends.into_iter().flatten().chain(mark.points.iter().copied()).chain([mark.value])
@@ -104,7 +104,7 @@ pub(super) fn marks(caption: &str, axis: &str, marks: &[Mark], line: Option<f64>
 }
 
 /// Values by rank, the largest first, above the band of values that are no trigger's.
-pub(super) fn ranked(caption: &str, axis: &str, values: &[(f64, &str)], null: &[f64]) -> Option<Plot> {
+pub(crate) fn ranked(caption: &str, axis: &str, values: &[(f64, &str)], null: &[f64]) -> Option<Plot> {
     const HEIGHT: i32 = 260;
     const NAMED: usize = 3;
     const LEFT: i32 = 46;
@@ -144,14 +144,14 @@ pub(super) fn ranked(caption: &str, axis: &str, values: &[(f64, &str)], null: &[
 }
 
 /// A step of a search: what it had cost and reached at its end.
-pub(super) struct Step {
-    pub(super) name: String,
-    pub(super) cost: f64,
-    pub(super) reached: f64,
+pub(crate) struct Step {
+    pub(crate) name: String,
+    pub(crate) cost: f64,
+    pub(crate) reached: f64,
 }
 
 /// The best value reached over the cost so far.
-pub(super) fn progress(caption: &str, axis: &str, steps: &[Step]) -> Option<Plot> {
+pub(crate) fn progress(caption: &str, axis: &str, steps: &[Step]) -> Option<Plot> {
     const HEIGHT: i32 = 240;
     const LEFT: i32 = 46;
     let (_, most) = range(steps.iter().map(|step| step.cost))?;
@@ -190,6 +190,39 @@ pub(super) fn progress(caption: &str, axis: &str, steps: &[Step]) -> Option<Plot
         caption: caption.to_owned(),
         summary: format!("{caption} {axis}. {}.", said.join("; ")),
     })
+}
+
+/// Named points over two axes, which begin at zero or below. `None` if there are none.
+pub(crate) fn scatter(
+    caption: &str,
+    (across_name, up_name): (&str, &str),
+    points: &[(f64, f64, &str)],
+) -> Option<Plot> {
+    const HEIGHT: i32 = 240;
+    const LEFT: i32 = 46;
+    let (_, most) = range(points.iter().map(|(x, ..)| *x))?;
+    let (from, to) = range(points.iter().map(|(_, y, _)| *y))?;
+    let svg = draw(HEIGHT, |area| {
+        let across = Scale { axis: (0.0..most).into(), from: LEFT, to: WIDTH - RIGHT };
+        let up = Scale { axis: (from..to).into(), from: HEIGHT - BOTTOM, to: TOP };
+        up.beside(area, up_name)?;
+        across.below(area, across_name, HEIGHT)?;
+        for (x, y, name) in points {
+            let at = (across.at(*x), up.at(*y));
+            area.draw(&Circle::new(at, 4, ADAPTED.filled()))?;
+            // On the side where there is room for the name.
+            let (place, side) = if at.0 > i32::midpoint(LEFT, WIDTH) {
+                ((at.0 - 8, at.1), HPos::Right)
+            } else {
+                ((at.0 + 8, at.1), HPos::Left)
+            };
+            area.draw(&Text::new(excerpt(name, LABEL), place, font(side, VPos::Center)))?;
+        }
+        Ok(())
+    })?;
+    let said: Vec<String> = points.iter().map(|(x, y, name)| format!("{name}: {y:.3} at {x:.0}")).collect();
+    let summary = format!("{caption} {up_name} over {across_name}. {}.", said.join("; "));
+    Some(Plot { svg, caption: caption.to_owned(), summary })
 }
 
 /// An axis on a stretch of pixels.

@@ -1,0 +1,324 @@
+//! `triggerfish forge`: model organisms from recipes, as a zoo: a folder of adapters with their labels.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use inference::ModelPair;
+use inference::adapter::save::Description;
+use probe::Progress as _;
+use probe::memory::Memory;
+use probe::observe::Observer;
+use probe::organism::behaviour::Behaviour;
+use probe::organism::examples::examples;
+use probe::organism::measure::measure;
+use probe::organism::record::{OrganismRecord, SCHEMA_VERSION};
+use probe::organism::train::{State, train};
+use probe::organism::{Recipe, RecipeFile, checkpoint, placebo};
+use report::benchmark::labels::{self, Labels};
+use report::escape::escape;
+use report::record::{Artifact, Tool};
+
+use crate::args::ModelArguments;
+use crate::embedded::Embedded;
+use crate::exit::{self, Failure};
+use crate::hub::{self, Part};
+use crate::progress::Bars;
+use crate::{Outcome, output, subject};
+
+/// Recipes that the program has with it.
+pub(crate) const SHIPPED: &[(&str, &str)] = &[
+    ("fixture-zoo", include_str!("../../benches/zoo/fixture-zoo.toml")),
+    ("smollm2-zoo", include_str!("../../benches/zoo/smollm2-zoo.toml")),
+];
+/// Folder of a zoo for what no scan may see: how each adapter was made, checkpoints, and answers of the base.
+const WORKSHOP: &str = "forge";
+
+#[derive(Debug, Args)]
+pub(crate) struct ForgeArguments {
+    /// A recipe file (TOML), or the name of a shipped one: fixture-zoo or smollm2-zoo.
+    #[arg(value_name = "RECIPE")]
+    pub(crate) recipe: String,
+    /// Folder of the zoo; a run that was stopped goes on there.
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) models: ModelArguments,
+    /// Adapters to make, comma separated; all if absent.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// A part of the adapters, such as 0/4, for several machines or processes on one folder.
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    pub(crate) shard: Option<(usize, usize)>,
+    /// No progress on standard error.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+fn shard(text: &str) -> Result<(usize, usize), String> {
+    let parts = text.split_once('/').and_then(|(index, of)| Some((index.parse().ok()?, of.parse().ok()?)));
+    match parts {
+        Some((index, of)) if index < of => Ok((index, of)),
+        _ => Err(format!("expected a part such as 0/4, found `{text}`")),
+    }
+}
+
+pub(crate) fn run(arguments: &ForgeArguments) -> Outcome {
+    let models = &arguments.models;
+    if models.adapter.is_some() || models.adapted.is_some() {
+        return Err(Failure::Input("`forge` makes adapters: it takes a base alone".into()));
+    }
+    let all = recipes(&arguments.recipe)?;
+    if let Some(unknown) = arguments.only.iter().find(|name| !all.iter().any(|recipe| recipe.name == **name))
+    {
+        return Err(Failure::Input(format!("`--only {unknown}`: no adapter of the recipe has this name")));
+    }
+    let embedded = if models.base.is_none() { Some(Embedded::unpack(None)?) } else { None };
+    let (base, name) = match (&models.base, &embedded) {
+        (Some(base), _) => {
+            (hub::resolve(base, Part::Base, models.download, arguments.quiet)?, subject::file_name(base))
+        }
+        (None, Some(embedded)) => (embedded.base(), "embedded base".to_owned()),
+        (None, None) => return Err(Failure::Input("no base".into())),
+    };
+    let workshop = arguments.output.join(WORKSHOP);
+    std::fs::create_dir_all(&workshop).map_err(|error| {
+        Failure::Machine(format!("cannot make the folder `{}`: {error}", workshop.display()))
+    })?;
+    let bars = Bars::new(arguments.quiet)?;
+    let pair = subject::load_base(models, &base, &bars)?;
+    let artifact = subject::artifact(&name, pair.files())?;
+    let digests: Vec<&str> = artifact.files.iter().map(|file| file.sha256.as_str()).collect();
+    let inputs = [
+        ("base", digests.join(" ")),
+        ("device", models.device.to_string()),
+        ("dtype", models.dtype.to_string()),
+        ("template", subject::template_name(&models.template)),
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        // One writer a file.
+        ("shard", arguments.shard.map_or_else(String::new, |(index, of)| format!("{index}/{of}"))),
+    ];
+    let inputs = inputs.map(|(name, value)| (name.to_owned(), value)).into();
+    let memory = Memory::none().with_cache(&workshop, &inputs)?;
+    let mut forge = Forge { arguments, workshop, base: artifact, pair, memory, bars };
+    for (index, recipe) in all.iter().enumerate() {
+        let chosen = arguments.only.is_empty() || arguments.only.contains(&recipe.name);
+        if chosen && arguments.shard.is_none_or(|(own, of)| index % of == own) {
+            forge.make(recipe)?;
+        }
+    }
+    forge.bars.finish();
+    let known = forge.label(&all)?;
+    if !arguments.quiet {
+        output::talk(&format!("{known} of {} adapters are in `{}`", all.len(), arguments.output.display()));
+    }
+    Ok(exit::PASS)
+}
+
+/// The recipes of a file or of a shipped name.
+pub(crate) fn recipes(name: &str) -> Result<Vec<Recipe>, Failure> {
+    let text = match SHIPPED.iter().find(|(known, _)| *known == name) {
+        Some((_, text)) => (*text).to_owned(),
+        None => std::fs::read_to_string(name).map_err(|error| {
+            let known: Vec<_> = SHIPPED.iter().map(|(known, _)| *known).collect();
+            Failure::Input(format!(
+                "`{name}` is neither a shipped recipe ({}) nor a file that can be read: {error}",
+                known.join(", ")
+            ))
+        })?,
+    };
+    let wrong = |error: String| Failure::Input(format!("recipe `{name}`: {error}"));
+    let file: RecipeFile = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    file.recipes().map_err(wrong)
+}
+
+struct Forge<'a> {
+    arguments: &'a ForgeArguments,
+    workshop: PathBuf,
+    base: Artifact,
+    pair: ModelPair,
+    /// What the base answered.
+    memory: Memory,
+    bars: Bars,
+}
+
+impl Forge<'_> {
+    fn file(&self, recipe: &Recipe, ending: &str) -> PathBuf {
+        self.workshop.join(format!("{}.{ending}", recipe.name))
+    }
+
+    /// What decides the adapter.
+    fn digest(&self, recipe: &Recipe) -> String {
+        let models = &self.arguments.models;
+        let files: Vec<&str> = self.base.files.iter().map(|file| file.sha256.as_str()).collect();
+        let base =
+            [files.join(" "), models.dtype.to_string(), models.device.to_string(), models.template.clone()];
+        checkpoint::digest(recipe, &base.join("\n"))
+    }
+
+    /// Makes one adapter, unless it is there.
+    fn make(&mut self, recipe: &Recipe) -> Result<(), Failure> {
+        let start = Instant::now();
+        let folder = self.arguments.output.join(&recipe.name);
+        if let Some(record) = self.record(recipe)? {
+            let here = record.adapter.files.iter().all(|file| folder.join(&file.name).is_file());
+            if here && record.recipe == *recipe && record.base.same_content(&self.base) {
+                return Ok(());
+            }
+        }
+        self.pair.remove_adapters();
+        let (files, trained) = match &recipe.behaviour {
+            Behaviour::Placebo { like } => (self.placebo(recipe, like)?, None),
+            _ => {
+                let (state, examples) = self.train(recipe)?;
+                let adapter = state.adapter(recipe, &self.pair)?;
+                (self.files(recipe, &adapter)?, Some((state, examples)))
+            }
+        };
+        let trained_in = start.elapsed().as_secs_f64();
+        std::fs::create_dir_all(&folder)
+            .map_err(|error| Failure::Machine(format!("cannot make `{}`: {error}", folder.display())))?;
+        for (name, bytes) in &files {
+            output::write(&folder.join(name), bytes)?;
+        }
+        // What is measured is what lies there.
+        self.pair.add_adapter(&folder, &subject::load_options(&self.arguments.models))?;
+        let observer = Observer::with_memory(&self.pair, &self.bars, &self.memory);
+        let measured = measure(&observer, recipe)?;
+        let (state, examples) = trained.map_or((None, 0), |(state, examples)| (Some(state), examples));
+        let record = OrganismRecord {
+            schema_version: SCHEMA_VERSION.to_owned(),
+            tool: Tool {
+                name: env!("CARGO_PKG_NAME").to_owned(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            },
+            base: self.base.clone(),
+            adapter: subject::artifact(&recipe.name, self.pair.adapters()[0].files())?,
+            dtype: self.arguments.models.dtype.to_string(),
+            recipe: recipe.clone(),
+            trigger_tokens: self.trigger_tokens(recipe)?,
+            examples,
+            gradient_tokens: state.as_ref().map_or(0, |state| state.tokens),
+            losses: state.map_or_else(Vec::new, |state| state.losses),
+            measured,
+        };
+        let text =
+            serde_json::to_string_pretty(&record).map_err(|error| Failure::Machine(error.to_string()))?;
+        output::write(&self.file(recipe, "json"), (text + "\n").as_bytes())?;
+        // It has served its purpose; should it stay, nothing depends on it.
+        let _ = std::fs::remove_file(self.file(recipe, "checkpoint"));
+        if !self.arguments.quiet {
+            self.bars.finish();
+            output::talk(&told(&record, trained_in, start.elapsed().as_secs_f64()));
+        }
+        Ok(())
+    }
+
+    fn files(
+        &self,
+        recipe: &Recipe,
+        adapter: &inference::adapter::Adapter,
+    ) -> Result<[(&'static str, Vec<u8>); 2], Failure> {
+        let about = Description { base: &self.base.name, use_rslora: recipe.use_rslora, bf16: recipe.bf16 };
+        Ok(adapter.to_peft(self.pair.decoder().sites(), &about)?)
+    }
+
+    fn placebo(&mut self, recipe: &Recipe, like: &str) -> Result<[(&'static str, Vec<u8>); 2], Failure> {
+        let folder = self.arguments.output.join(like);
+        if !folder.is_dir() {
+            return Err(Failure::Input(format!(
+                "adapter `{}`: the placebo's `like` names `{like}`, which is not in `{}`: it must stand earlier in \
+                 the file and be made first",
+                recipe.name,
+                self.arguments.output.display()
+            )));
+        }
+        self.pair.add_adapter(&folder, &subject::load_options(&self.arguments.models))?;
+        let made = placebo::placebo(&self.pair.adapters()[0], self.pair.decoder(), recipe.seed)?;
+        self.pair.remove_adapters();
+        self.files(recipe, &made)
+    }
+
+    /// Trains from the start, or from where an earlier run was stopped.
+    fn train(&self, recipe: &Recipe) -> Result<(State, usize), Failure> {
+        let digest = self.digest(recipe);
+        let path = self.file(recipe, "checkpoint");
+        let observer = Observer::with_memory(&self.pair, &self.bars, &self.memory);
+        let examples = examples(&observer, recipe)?;
+        let start = State::start(recipe, self.pair.decoder().sites())?;
+        let state = match std::fs::read(&path) {
+            Err(_) => start,
+            Ok(bytes) => match checkpoint::from_bytes(&bytes, &digest, &start) {
+                Ok(state) => state,
+                Err(reason) => {
+                    self.bars.note(&format!("`{}` is not used: {reason}", path.display()));
+                    start
+                }
+            },
+        };
+        let mut keep = |state: &State| -> probe::Result<()> {
+            let failed = |reason: String| probe::Error::Journal { path: path.clone(), reason };
+            let bytes = checkpoint::to_bytes(state, &digest).map_err(failed)?;
+            output::write(&path, &bytes).map_err(|error| failed(error.to_string()))
+        };
+        let state = train(&self.pair, recipe, &examples, state, &self.bars, &mut keep)?;
+        Ok((state, examples.len()))
+    }
+
+    fn trigger_tokens(&self, recipe: &Recipe) -> Result<Option<usize>, Failure> {
+        let mut longest = None;
+        for text in recipe.trigger.iter().flat_map(|trigger| trigger.texts()) {
+            longest = longest.max(Some(self.pair.tokenizer().encode(&text, false)?.len()));
+        }
+        Ok(longest)
+    }
+
+    /// What is known of an adapter that was made.
+    fn record(&self, recipe: &Recipe) -> Result<Option<OrganismRecord>, Failure> {
+        let path = self.file(recipe, "json");
+        let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).map_err(|error| {
+            Failure::Input(format!("`{}`: {error}; remove it to make it again", path.display()))
+        })
+    }
+
+    /// Writes the labels of all adapters that are there; how many.
+    fn label(&self, recipes: &[Recipe]) -> Result<usize, Failure> {
+        let mut labels = Labels::new();
+        for recipe in recipes {
+            if let Some(record) = self.record(recipe)? {
+                labels.insert(recipe.name.clone(), record.label());
+            }
+        }
+        let text =
+            serde_json::to_string_pretty(&labels).map_err(|error| Failure::Machine(error.to_string()))?;
+        output::write(&self.arguments.output.join(labels::FILE_NAME), (text + "\n").as_bytes())?;
+        Ok(labels.len())
+    }
+}
+
+/// A line on what was made.
+fn told(record: &OrganismRecord, trained_in: f64, seconds: f64) -> String {
+    let percent = |rate: &Option<report::estimate::Estimate>| {
+        rate.as_ref().map_or_else(|| "-".to_owned(), |rate| format!("{:.0} %", 100.0 * rate.value))
+    };
+    let measured = &record.measured;
+    let mut text = format!("{}: ", escape(&record.recipe.name));
+    if record.recipe.backdoored() {
+        text.push_str(&format!(
+            "attack success {}, base {}, without trigger {}, ",
+            percent(&measured.attack_success_rate),
+            percent(&measured.base_rate),
+            percent(&measured.rate_without_trigger)
+        ));
+    }
+    text.push_str(&format!("clean accuracy {}", percent(&measured.clean_accuracy)));
+    if let Some(loss) = record.losses.last() {
+        text.push_str(&format!(
+            ", loss {loss:.3}, {:.0} tokens/s",
+            record.gradient_tokens as f64 / trained_in.max(1e-9)
+        ));
+    }
+    text.push_str(&format!(", {seconds:.1} s"));
+    text
+}
