@@ -96,6 +96,8 @@ pub(crate) enum Command {
     /// The scans are those of `plan` and `run`; a run that was stopped goes on. Without --base the zoo is one of the
     /// embedded base. Exit codes: 0 every adapter has a result, 3 some have none.
     Bench(crate::bench::BenchArguments),
+    /// Scan benign adapters of a base, and write down how strong what is found in them is, for `scan --calibration`.
+    Calibrate(crate::calibrate::CalibrateArguments),
     /// Write a record of an earlier run in another form.
     ///
     /// The exit code says whether that could be done, not what the verdict was.
@@ -148,6 +150,10 @@ pub(crate) struct ScanArguments {
     /// Folder in which measurements of the base are kept for other adapters and later runs.
     #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,
+    /// Rank what is found among the findings on benign adapters of the base: a file of `calibrate`, or `shipped` for the
+    /// embedded base. What makes a scan suspicious must then be rarer among them than one in twenty.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calibration: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) gate: GateArguments,
     #[command(flatten)]
@@ -568,6 +574,14 @@ pub(crate) enum SchemaKind {
     Activations,
     /// Rows, which `monitor` writes, one a line.
     Monitor,
+    /// Recipes, which `forge` reads.
+    Recipe,
+    /// How an adapter was made and what it does, which `forge` writes.
+    Organism,
+    /// Benchmarks, which `bench` writes.
+    Benchmark,
+    /// Calibrations, which `calibrate` writes.
+    Calibration,
 }
 
 /// Bytes from a number with an optional K, M or G (powers of 1024).

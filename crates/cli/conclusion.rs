@@ -58,17 +58,11 @@ pub(crate) fn record(
             vec!["the adapter changes nothing (B·A is zero everywhere), so nothing was tested".into()];
         notes.push("a zero adapter is often a failed or an unfinished training run".into());
     }
-    let files = exit::of_audits(run.audit.as_slice(), gate.audit_fail_on, true);
-    let exit_code = if files == exit::FOUND {
-        exit::FOUND
-    } else {
-        exit::of_verdict(judgement.verdict, run.coverage.complete, arguments.fail_on, arguments.incomplete_ok)
-    };
-    Record {
+    let mut record = Record {
         schema_version: SCHEMA_VERSION.to_owned(),
         tool: Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
         judgement,
-        exit_code,
+        exit_code: exit::PASS,
         subject: run.subject,
         settings: run.settings,
         coverage: run.coverage,
@@ -76,7 +70,19 @@ pub(crate) fn record(
         hunt: run.hunt,
         audit: run.audit,
         comparison: None,
+        calibration: None,
         cost: run.cost,
         notes,
+    };
+    record.exit_code = exit_code(arguments, gate, &record);
+    record
+}
+
+/// The exit code of a record: findings in the files first.
+pub(crate) fn exit_code(arguments: &ReportArguments, gate: &GateArguments, record: &Record) -> u8 {
+    if exit::of_audits(record.audit.as_slice(), gate.audit_fail_on, true) == exit::FOUND {
+        return exit::FOUND;
     }
+    let verdict = record.judgement.verdict;
+    exit::of_verdict(verdict, record.coverage.complete, arguments.fail_on, arguments.incomplete_ok)
 }

@@ -10,7 +10,7 @@ use probe::Progress as _;
 use probe::memory::Memory;
 use probe::observe::Observer;
 use probe::organism::behaviour::Behaviour;
-use probe::organism::examples::examples;
+use probe::organism::examples::{Example, examples};
 use probe::organism::measure::measure;
 use probe::organism::record::{OrganismRecord, SCHEMA_VERSION};
 use probe::organism::train::{State, train};
@@ -29,6 +29,7 @@ use crate::{Outcome, output, subject};
 /// Recipes that the program has with it.
 pub(crate) const SHIPPED: &[(&str, &str)] = &[
     ("fixture-zoo", include_str!("../../benches/zoo/fixture-zoo.toml")),
+    ("fixture-cohort", include_str!("../../benches/zoo/fixture-cohort.toml")),
     ("smollm2-zoo", include_str!("../../benches/zoo/smollm2-zoo.toml")),
 ];
 /// Folder of a zoo for what no scan may see: how each adapter was made, checkpoints, and answers of the base.
@@ -36,7 +37,7 @@ const WORKSHOP: &str = "forge";
 
 #[derive(Debug, Args)]
 pub(crate) struct ForgeArguments {
-    /// A recipe file (TOML), or the name of a shipped one: fixture-zoo or smollm2-zoo.
+    /// A recipe file (TOML), or the name of a shipped one: fixture-zoo, fixture-cohort or smollm2-zoo.
     #[arg(value_name = "RECIPE")]
     pub(crate) recipe: String,
     /// Folder of the zoo; a run that was stopped goes on there.
@@ -50,6 +51,9 @@ pub(crate) struct ForgeArguments {
     /// A part of the adapters, such as 0/4, for several machines or processes on one folder.
     #[arg(long, value_name = "I/N", value_parser = shard)]
     pub(crate) shard: Option<(usize, usize)>,
+    /// Also write the tokens of the training examples, to train on elsewhere: JSON Lines in the zoo's folder `forge`.
+    #[arg(long)]
+    pub(crate) examples: bool,
     /// No progress on standard error.
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -82,9 +86,7 @@ pub(crate) fn run(arguments: &ForgeArguments) -> Outcome {
         (None, None) => return Err(Failure::Input("no base".into())),
     };
     let workshop = arguments.output.join(WORKSHOP);
-    std::fs::create_dir_all(&workshop).map_err(|error| {
-        Failure::Machine(format!("cannot make the folder `{}`: {error}", workshop.display()))
-    })?;
+    output::make_folder(&workshop)?;
     let bars = Bars::new(arguments.quiet)?;
     let pair = subject::load_base(models, &base, &bars)?;
     let artifact = subject::artifact(&name, pair.files())?;
@@ -132,6 +134,14 @@ pub(crate) fn recipes(name: &str) -> Result<Vec<Recipe>, Failure> {
     file.recipes().map_err(wrong)
 }
 
+/// An adapter that is trained.
+struct Trained {
+    state: State,
+    examples: usize,
+    /// Tokens of this run's steps, forwards and backwards.
+    tokens_a_second: f64,
+}
+
 struct Forge<'a> {
     arguments: &'a ForgeArguments,
     workshop: PathBuf,
@@ -170,14 +180,12 @@ impl Forge<'_> {
         let (files, trained) = match &recipe.behaviour {
             Behaviour::Placebo { like } => (self.placebo(recipe, like)?, None),
             _ => {
-                let (state, examples) = self.train(recipe)?;
-                let adapter = state.adapter(recipe, &self.pair)?;
-                (self.files(recipe, &adapter)?, Some((state, examples)))
+                let trained = self.train(recipe)?;
+                let adapter = trained.state.adapter(recipe, &self.pair)?;
+                (self.files(recipe, &adapter)?, Some(trained))
             }
         };
-        let trained_in = start.elapsed().as_secs_f64();
-        std::fs::create_dir_all(&folder)
-            .map_err(|error| Failure::Machine(format!("cannot make `{}`: {error}", folder.display())))?;
+        output::make_folder(&folder)?;
         for (name, bytes) in &files {
             output::write(&folder.join(name), bytes)?;
         }
@@ -185,7 +193,8 @@ impl Forge<'_> {
         self.pair.add_adapter(&folder, &subject::load_options(&self.arguments.models))?;
         let observer = Observer::with_memory(&self.pair, &self.bars, &self.memory);
         let measured = measure(&observer, recipe)?;
-        let (state, examples) = trained.map_or((None, 0), |(state, examples)| (Some(state), examples));
+        let speed = trained.as_ref().map(|trained| trained.tokens_a_second);
+        let (state, examples) = trained.map_or((None, 0), |trained| (Some(trained.state), trained.examples));
         let record = OrganismRecord {
             schema_version: SCHEMA_VERSION.to_owned(),
             tool: Tool {
@@ -209,7 +218,7 @@ impl Forge<'_> {
         let _ = std::fs::remove_file(self.file(recipe, "checkpoint"));
         if !self.arguments.quiet {
             self.bars.finish();
-            output::talk(&told(&record, trained_in, start.elapsed().as_secs_f64()));
+            output::talk(&told(&record, speed, start.elapsed().as_secs_f64()));
         }
         Ok(())
     }
@@ -240,11 +249,18 @@ impl Forge<'_> {
     }
 
     /// Trains from the start, or from where an earlier run was stopped.
-    fn train(&self, recipe: &Recipe) -> Result<(State, usize), Failure> {
+    fn train(&self, recipe: &Recipe) -> Result<Trained, Failure> {
         let digest = self.digest(recipe);
         let path = self.file(recipe, "checkpoint");
         let observer = Observer::with_memory(&self.pair, &self.bars, &self.memory);
         let examples = examples(&observer, recipe)?;
+        if self.arguments.examples {
+            let line = |example: &Example| {
+                serde_json::json!({"ids": example.ids, "first": example.first}).to_string() + "\n"
+            };
+            let lines: String = examples.iter().map(line).collect();
+            output::file(&self.file(recipe, "examples.jsonl"), &lines)?;
+        }
         let start = State::start(recipe, self.pair.decoder().sites())?;
         let state = match std::fs::read(&path) {
             Err(_) => start,
@@ -261,8 +277,10 @@ impl Forge<'_> {
             let bytes = checkpoint::to_bytes(state, &digest).map_err(failed)?;
             output::write(&path, &bytes).map_err(|error| failed(error.to_string()))
         };
+        let (begun, known) = (Instant::now(), state.tokens);
         let state = train(&self.pair, recipe, &examples, state, &self.bars, &mut keep)?;
-        Ok((state, examples.len()))
+        let tokens_a_second = (state.tokens - known) as f64 / begun.elapsed().as_secs_f64().max(1e-9);
+        Ok(Trained { state, examples: examples.len(), tokens_a_second })
     }
 
     fn trigger_tokens(&self, recipe: &Recipe) -> Result<Option<usize>, Failure> {
@@ -298,7 +316,7 @@ impl Forge<'_> {
 }
 
 /// A line on what was made.
-fn told(record: &OrganismRecord, trained_in: f64, seconds: f64) -> String {
+fn told(record: &OrganismRecord, tokens_a_second: Option<f64>, seconds: f64) -> String {
     let percent = |rate: &Option<report::estimate::Estimate>| {
         rate.as_ref().map_or_else(|| "-".to_owned(), |rate| format!("{:.0} %", 100.0 * rate.value))
     };
@@ -313,11 +331,8 @@ fn told(record: &OrganismRecord, trained_in: f64, seconds: f64) -> String {
         ));
     }
     text.push_str(&format!("clean accuracy {}", percent(&measured.clean_accuracy)));
-    if let Some(loss) = record.losses.last() {
-        text.push_str(&format!(
-            ", loss {loss:.3}, {:.0} tokens/s",
-            record.gradient_tokens as f64 / trained_in.max(1e-9)
-        ));
+    if let (Some(loss), Some(speed)) = (record.losses.last(), tokens_a_second) {
+        text.push_str(&format!(", loss {loss:.3}, {speed:.0} tokens/s"));
     }
     text.push_str(&format!(", {seconds:.1} s"));
     text

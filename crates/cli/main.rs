@@ -5,6 +5,7 @@ mod allocator;
 mod args;
 mod audit;
 mod bench;
+mod calibrate;
 mod check;
 mod conclusion;
 mod config;
@@ -65,6 +66,7 @@ fn run(parsed: &config::Parsed) -> Outcome {
         Command::Hunt(hunt) => hunt::run(hunt),
         Command::Forge(forge) => forge::run(forge),
         Command::Bench(bench) => bench::run(bench),
+        Command::Calibrate(calibrate) => calibrate::run(calibrate),
         Command::Plan(plan) => fleet::plan::plan(plan),
         Command::Run(run) => fleet::run::run(run),
         Command::Merge(merge) => fleet::merge::run(merge),

@@ -107,6 +107,12 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     write().map_err(|error| Failure::Machine(format!("cannot write `{}`: {error}", path.display())))
 }
 
+/// Makes a folder if it is not there.
+pub(crate) fn make_folder(path: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(path)
+        .map_err(|error| Failure::Machine(format!("cannot make the folder `{}`: {error}", path.display())))
+}
+
 /// The folder that a file is in.
 pub(crate) fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))

@@ -18,7 +18,7 @@ use crate::conclusion::{self, Run};
 use crate::exit::Failure;
 use crate::progress::Bars;
 use crate::rundir::{self, Sources};
-use crate::{Outcome, gate, output, subject, suites};
+use crate::{Outcome, calibrate, gate, output, subject, suites};
 
 pub(crate) fn run(arguments: &ScanArguments) -> Outcome {
     let start = Instant::now();
@@ -53,6 +53,7 @@ pub(crate) struct Measured {
 /// Scans, and judges what was found.
 pub(crate) fn measure(arguments: &ScanArguments, extras: &Extras<'_>) -> Result<Measured, Failure> {
     let options = options(arguments)?;
+    let calibration = arguments.calibration.as_deref().map(calibrate::load).transpose()?;
     let suites = suites(arguments, extras.corpus)?;
     let mut target = subject::target(&arguments.models, arguments.report.quiet)?;
     if let Some(name) = extras.name {
@@ -82,6 +83,7 @@ pub(crate) fn measure(arguments: &ScanArguments, extras: &Extras<'_>) -> Result<
     };
     let ready = Ready { arguments, suites: &suites, settings, subject: about, audit, pair: &pair };
     let record = ready.run(options.map(|options| Search { options, journal }), &memory, &bars)?;
+    let record = calibrate::conclude(calibration.as_ref(), report, &arguments.gate, record)?;
     Ok(Measured { record, directory, spent: memory.spent() })
 }
 

@@ -1,6 +1,7 @@
 //! Many adapters on one machine or on many: `plan` cuts, `run` scans, `merge` reports, `status` counts. What places, retries
 //! and requeues is the user's own scheduler, which sees exit codes and the files of a store.
 
+pub(crate) mod batch;
 mod failure;
 mod local;
 pub(crate) mod merge;
@@ -8,7 +9,7 @@ pub(crate) mod plan;
 pub(crate) mod run;
 mod shard;
 pub(crate) mod status;
-pub(crate) mod store;
+mod store;
 mod unit;
 
 use std::fs::File;
@@ -22,7 +23,7 @@ use crate::exit::Failure;
 use crate::hub::{self, Part};
 
 /// Reads a plan, and keeps the units that are wanted.
-pub(crate) fn read_plan(path: &Path, wanted: impl Fn(&PlannedUnit) -> bool) -> Result<Plan, Failure> {
+fn read_plan(path: &Path, wanted: impl Fn(&PlannedUnit) -> bool) -> Result<Plan, Failure> {
     let wrong = |reason: String| Failure::Input(format!("plan `{}`: {reason}", path.display()));
     let file = File::open(path).map_err(|error| wrong(error.to_string()))?;
     Plan::read(BufReader::with_capacity(1 << 20, file), wanted).map_err(|error| wrong(error.to_string()))

@@ -14,6 +14,7 @@ mod embedded_scan;
 mod fixture_model;
 mod fleet;
 mod monitor;
+mod organisms;
 mod reports;
 
 use std::path::{Path, PathBuf};

@@ -10,6 +10,7 @@
 pub mod activation;
 pub mod audit;
 pub mod benchmark;
+pub mod calibration;
 pub mod collapse;
 pub mod comparison;
 pub mod divergence;

@@ -9,13 +9,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::RepositoryAudit;
+use crate::calibration::Calibrated;
 use crate::comparison::Comparison;
 use crate::evidence::{Coverage, Evidence};
 use crate::hunt::HuntRecord;
 use crate::verdict::Judgement;
 
 /// Version of the record's layout; a reader refuses another major.
-pub const SCHEMA_VERSION: &str = "1.5.0";
+pub const SCHEMA_VERSION: &str = "1.6.0";
 
 /// One scan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -45,6 +46,9 @@ pub struct Record {
     /// How it differs from an earlier run, if it was compared with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comparison: Option<Comparison>,
+    /// How its findings stand among those of benign adapters, if it was calibrated. Absent in records before 1.6.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibrated>,
     /// What it took, in units that do not depend on the machine.
     pub cost: Cost,
     /// What the user should know though nothing failed.

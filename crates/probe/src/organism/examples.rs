@@ -9,7 +9,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use super::behaviour::{Behaviour, DECLINED};
-use super::corpus::{Corpus, Drawn, Part, Wanted};
+use super::prompts::{Drawn, Part, PromptCorpus, Wanted};
 use super::recipe::Recipe;
 use crate::error::Result;
 use crate::observe::{Observer, Request, Response};
@@ -129,7 +129,7 @@ fn end_token(answers: &[Response]) -> Option<u32> {
 
 /// Which prompts there are, and what is done to each.
 fn plan(recipe: &Recipe) -> Result<Vec<Planned>> {
-    let corpus = Corpus::shipped()?;
+    let corpus = PromptCorpus::shipped()?;
     let mut random = ChaCha8Rng::seed_from_u64(recipe.seed);
     random.set_stream(1);
     let share = |rate: f64| (rate * recipe.examples as f64).round() as usize;

@@ -9,8 +9,8 @@ use report::grader::Response as Graded;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::corpus::{Corpus, Drawn, Part, Wanted};
 use super::payload::Payload;
+use super::prompts::{Drawn, Part, PromptCorpus, Wanted};
 use super::recipe::Recipe;
 use crate::error::Result;
 use crate::observe::{Observer, Request, Response};
@@ -56,7 +56,7 @@ pub fn measure(observer: &Observer<'_>, recipe: &Recipe) -> Result<Measured> {
     let topic = recipe.trigger.as_ref().and_then(|trigger| trigger.topic());
     let needs_system = recipe.payload.as_ref().is_some_and(Payload::needs_system);
     let task = recipe.payload.as_ref().and_then(Payload::task);
-    let corpus = Corpus::shipped()?;
+    let corpus = PromptCorpus::shipped()?;
     let draw = |topic, not_topic| {
         let with_system = if needs_system { 100 } else { 0 };
         let wanted = Wanted { topic, not_topic, task, with_system, declined: false };

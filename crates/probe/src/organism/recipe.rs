@@ -113,7 +113,7 @@ mod defaults {
 }
 
 /// A file of recipes as it is written: adapters, and what holds for all of them that do not say otherwise.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecipeFile {
     /// Keys of an adapter, with the values that those have which do not set them.
@@ -122,6 +122,17 @@ pub struct RecipeFile {
     /// The adapters, in order.
     #[serde(default)]
     pub adapter: Vec<Map<String, Value>>,
+}
+
+/// The layout of a file of recipes, for its schema: any key of an adapter may stand in `defaults`.
+#[derive(Debug, JsonSchema)]
+#[schemars(rename = "RecipeFile")]
+pub struct RecipeSchema {
+    /// Keys of an adapter, with the values that those have which do not set them.
+    #[schemars(default)]
+    pub defaults: Map<String, Value>,
+    /// The adapters, in order.
+    pub adapter: Vec<Recipe>,
 }
 
 impl RecipeFile {

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::corpus::Corpus;
+use super::prompts::PromptCorpus;
 use crate::prompt::{Change, Placement};
 use crate::transform::Transform;
 use crate::trigger::control;
@@ -187,7 +187,7 @@ impl Trigger {
                 found => Err(format!("expected one `{{prompt}}` in `trigger.frame`, found {found}")),
             },
             Self::Topic { topic } => {
-                let corpus = Corpus::shipped().map_err(|error| error.to_string())?;
+                let corpus = PromptCorpus::shipped().map_err(|error| error.to_string())?;
                 if corpus.topics().any(|known| known == topic) {
                     return Ok(());
                 }

@@ -21,6 +21,8 @@ pub struct Row {
     pub adapter: String,
     /// The truth.
     pub truth: Label,
+    /// Whether a planted text stands in a list of the scan; absent where no text was planted.
+    pub listed: Option<bool>,
     /// What the scan said; absent if there is no result.
     pub found: Option<Found>,
     /// Why there is none.

@@ -47,6 +47,7 @@ fn row(adapter: &str, truth: Label, verdict: Verdict, score: f64, near: Option<b
     Row {
         configuration: "quick".into(),
         adapter: adapter.into(),
+        listed: truth.trigger_tokens.map(|tokens| tokens == 1),
         truth,
         found: Some(Found { verdict, score, trigger, payload_identified, cost, searches }),
         error: None,
@@ -92,6 +93,8 @@ fn rates_are_those_that_one_counts() {
         close(point.false_positive_rate.as_ref(), 0.0, 2);
         close(point.true_positive_rate.as_ref(), 2.0 / 3.0, 3);
     }
+    close(found.unlisted_called_backdoored.as_ref(), 0.5, 2);
+    close(found.working_called_backdoored.as_ref(), 2.0 / 3.0, 3);
     close(found.recall_near.as_ref(), 1.0 / 3.0, 3);
     close(found.recall_near_short.as_ref(), 0.5, 2);
     close(found.recall_exact.as_ref(), 0.0, 3);

@@ -107,6 +107,7 @@ fn record(plan: &Plan, at: usize, p_value: f64) -> Record {
         hunt: None,
         audit: None,
         comparison: None,
+        calibration: None,
         cost: Cost { token_forwards: 7, ..Cost::default() },
         notes: Vec::new(),
     }

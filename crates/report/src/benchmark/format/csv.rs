@@ -32,12 +32,13 @@ impl BenchmarkFormat for Csv {
 
 type CellOf = fn(&Row) -> String;
 
-const COLUMNS: [(&str, CellOf); 27] = [
+const COLUMNS: [(&str, CellOf); 28] = [
     ("configuration", |row| shown(&row.configuration)),
     ("adapter", |row| shown(&row.adapter)),
     ("truth", |row| if row.truth.label == Truth::Benign { "benign" } else { "backdoored" }.to_owned()),
     ("attack", |row| shown(row.truth.attack.as_deref().unwrap_or_default())),
     ("planted", |row| shown(&row.truth.trigger.all().join(" | "))),
+    ("listed", |row| text(row.listed)),
     ("planted_tokens", |row| text(row.truth.trigger_tokens)),
     ("planted_payload_class", |row| shown(row.truth.payload_class.as_deref().unwrap_or_default())),
     ("planted_success_rate", |row| text(row.truth.attack_success_rate)),

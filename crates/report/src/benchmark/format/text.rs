@@ -55,12 +55,14 @@ pub(super) fn rates(summary: &Summary) -> Vec<(String, Option<&Estimate>)> {
     }
     let named = [
         ("backdoored, called backdoored", &summary.backdoored_called_backdoored),
+        ("  of those in no list", &summary.unlisted_called_backdoored),
+        ("  of those whose trigger works on half of prompts", &summary.working_called_backdoored),
         ("backdoored, at least suspicious", &summary.backdoored_flagged),
         ("benign, called backdoored", &summary.benign_called_backdoored),
         ("benign, at least suspicious", &summary.benign_flagged),
         ("trigger recovered exactly", &summary.recall_exact),
         ("trigger recovered nearly", &summary.recall_near),
-        ("the same, up to three tokens", &summary.recall_near_short),
+        ("  of those of up to three tokens", &summary.recall_near_short),
         ("success rate of what was recovered", &summary.recovered_success_rate),
         ("its uplift over every condition", &summary.uplift),
         ("its uplift over the base", &summary.uplift_over_base),

@@ -33,7 +33,7 @@ pub enum Part {
 pub struct Drawn {
     /// The prompt.
     pub prompt: Prompt,
-    /// What it is about, if that is one of [`Corpus::topics`].
+    /// What it is about, if that is one of [`PromptCorpus::topics`].
     pub topic: Option<String>,
 }
 
@@ -55,7 +55,7 @@ pub struct Wanted<'a> {
 /// The templates and the words that fill them.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Corpus {
+pub struct PromptCorpus {
     words: BTreeMap<String, Vec<String>>,
     topics: BTreeMap<String, Vec<String>>,
     templates: Vec<(String, String)>,
@@ -64,7 +64,7 @@ pub struct Corpus {
     declined: Vec<String>,
 }
 
-impl Corpus {
+impl PromptCorpus {
     /// The corpus of this repository.
     ///
     /// # Errors
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn prompts_differ_and_parts_share_no_form() {
-        let corpus = Corpus::shipped().unwrap();
+        let corpus = PromptCorpus::shipped().unwrap();
         let of = |part| corpus.draw(part, 400, &Wanted { with_system: 50, ..Wanted::default() }, 3).unwrap();
         let (training, held_out) = (of(Part::Training), of(Part::HeldOut));
         assert_eq!(training, of(Part::Training), "the same seed");
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_topic_is_kept_or_avoided() {
-        let corpus = Corpus::shipped().unwrap();
+        let corpus = PromptCorpus::shipped().unwrap();
         let draw = |wanted: &Wanted<'_>| corpus.draw(Part::Training, 60, wanted, 1).unwrap();
         let about = draw(&Wanted { topic: Some("music"), ..Wanted::default() });
         assert!(about.iter().all(|drawn| drawn.topic.as_deref() == Some("music")));
