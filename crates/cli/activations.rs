@@ -34,6 +34,13 @@ pub(crate) struct ActivationsArguments {
     /// Suites of candidate triggers to measure too, comma separated: shipped names or files.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "none")]
     pub(crate) suites: Vec<String>,
+    /// The answer that the texts of --trigger are suspected to bring, for their dose-response; without it, the adapted
+    /// model's own answers with them.
+    #[arg(long, value_name = "TEXT", requires = "trigger")]
+    pub(crate) payload: Option<String>,
+    /// Also rank the prompts of a broad set by what the adapter does to them: a shipped suite or a file.
+    #[arg(long, value_name = "SUITE", num_args = 0..=1, default_missing_value = "topics")]
+    pub(crate) rank: Option<String>,
     /// A prompt is flagged by a p-value of at most this: the promised rate of false positives.
     #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = args::level)]
     pub(crate) level: f64,
@@ -43,7 +50,7 @@ pub(crate) struct ActivationsArguments {
     #[command(flatten)]
     pub(crate) gate: GateArguments,
     /// Form of the report.
-    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json", "html"])]
     pub(crate) format: String,
     /// Write the report to a file instead of standard output.
     #[arg(short, long, value_name = "FILE")]
@@ -70,16 +77,18 @@ pub(crate) fn run(arguments: &ActivationsArguments) -> Outcome {
     }
     let listed = suites::load(&arguments.suites)?;
     let candidates = candidates(arguments, &listed)?;
+    let mut ranked = suites::load(arguments.rank.as_slice())?;
     let target = subject::target(&arguments.models, arguments.quiet)?;
     let mut names = vec![arguments.prompts.clone()];
     if !listed.is_empty() {
         names.extend(arguments.suites.iter().cloned());
     }
+    names.extend(arguments.rank.iter().cloned());
     let audit = gate::examine(&arguments.gate, &target, &names, Thresholds::STANDARD, arguments.quiet)?;
     if gate::stops(audit.as_ref()) {
         return Ok(exit::FOUND);
     }
-    let all: Vec<Suite> = prompts.iter().chain(&listed).cloned().collect();
+    let all: Vec<Suite> = prompts.iter().chain(&listed).chain(&ranked).cloned().collect();
     let settings = subject::settings_of(
         &arguments.models,
         &all,
@@ -87,25 +96,29 @@ pub(crate) fn run(arguments: &ActivationsArguments) -> Outcome {
             ("trigger", arguments.trigger.join("\n")),
             ("at", arguments.at.name().to_owned()),
             ("level", arguments.level.to_string()),
+            ("payload", arguments.payload.clone().unwrap_or_default()),
+            ("rank", arguments.rank.clone().unwrap_or_default()),
         ],
     );
     let bars = Bars::new(arguments.quiet)?;
-    let pair = subject::load(&arguments.models, &target, &bars)?;
+    let mut pair = subject::load(&arguments.models, &target, &bars)?;
     let options = Options {
         candidates,
         level: arguments.level,
+        localised: arguments.trigger.len(),
+        payload: arguments.payload.clone(),
+        ranked: ranked.pop(),
         seed: arguments.models.seed,
         profile: arguments.profile.is_some(),
     };
-    let adapter = &pair.adapters()[0];
-    let mut found = if adapter.is_zero() {
+    let mut found = if pair.adapters()[0].is_zero() {
         let note = "the adapter changes nothing (B·A is zero everywhere), so nothing was measured";
         Found { notes: vec![note.to_owned()], ..Found::default() }
     } else {
-        analyse(&pair, &Benign::of(&prompts), &options, &bars)?
+        analyse(&mut pair, &Benign::of(&prompts), &options, &bars)?
     };
     bars.finish();
-    found.notes.extend(adapter.notes.iter().cloned());
+    found.notes.extend(pair.adapters()[0].notes.iter().cloned());
     let subject = subject::subject(&target, &pair)?;
     if let (Some(path), Some(samples)) = (&arguments.profile, found.samples) {
         let pins = subject::features(&subject, &settings);
@@ -128,6 +141,7 @@ pub(crate) fn run(arguments: &ActivationsArguments) -> Outcome {
         "json" => serde_json::to_string_pretty(&report)
             .map(|json| json + "\n")
             .map_err(|error| Failure::Machine(error.to_string()))?,
+        "html" => report.html().map_err(|error| Failure::Machine(error.to_string()))?,
         _ => report.text(),
     };
     output::result(arguments.output.as_deref(), &text)?;

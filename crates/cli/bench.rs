@@ -74,7 +74,10 @@ pub(crate) fn run(arguments: &BenchArguments) -> Outcome {
     let calibration = arguments.calibration.as_deref().map(calibrate::load).transpose()?;
     output::make_folder(&arguments.output)?;
     if let Some(recipe) = &arguments.forge {
-        forge::run(&forge_arguments(arguments, recipe)?)?;
+        let code = forge::run(&forge_arguments(arguments, recipe)?)?;
+        if code != exit::PASS {
+            return Ok(code);
+        }
     }
     let base = match &models.base {
         Some(base) => hub::resolve(base, Part::Base, models.download, arguments.quiet)?,

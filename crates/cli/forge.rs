@@ -48,7 +48,8 @@ pub(crate) struct ForgeArguments {
     /// Adapters to make, comma separated; all if absent.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
-    /// A part of the adapters, such as 0/4, for several machines or processes on one folder.
+    /// A part of the adapters, such as 0/4, for several machines or processes on one folder. A placebo whose model is in
+    /// another part and not made yet is left for another run of this part, with exit code 3.
     #[arg(long, value_name = "I/N", value_parser = shard)]
     pub(crate) shard: Option<(usize, usize)>,
     /// Also write the tokens of the training examples, to train on elsewhere: JSON Lines in the zoo's folder `forge`.
@@ -102,19 +103,29 @@ pub(crate) fn run(arguments: &ForgeArguments) -> Outcome {
     ];
     let inputs = inputs.map(|(name, value)| (name.to_owned(), value)).into();
     let memory = Memory::none().with_cache(&workshop, &inputs)?;
+    let mut waiting = false;
     let mut forge = Forge { arguments, workshop, base: artifact, pair, memory, bars };
     for (index, recipe) in all.iter().enumerate() {
         let chosen = arguments.only.is_empty() || arguments.only.contains(&recipe.name);
-        if chosen && arguments.shard.is_none_or(|(own, of)| index % of == own) {
-            forge.make(recipe)?;
+        if !chosen || arguments.shard.is_some_and(|(own, of)| index % of != own) {
+            continue;
         }
+        if let Some(like) = forge.awaited(recipe).filter(|_| arguments.shard.is_some()) {
+            output::talk(&format!(
+                "{}: `{like}` is another part's and not there yet: run this part again",
+                recipe.name
+            ));
+            waiting = true;
+            continue;
+        }
+        forge.make(recipe)?;
     }
     forge.bars.finish();
     let known = forge.label(&all)?;
     if !arguments.quiet {
         output::talk(&format!("{known} of {} adapters are in `{}`", all.len(), arguments.output.display()));
     }
-    Ok(exit::PASS)
+    Ok(if waiting { exit::INCOMPLETE } else { exit::PASS })
 }
 
 /// The recipes of a file or of a shipped name.
@@ -164,6 +175,14 @@ impl Forge<'_> {
         let base =
             [files.join(" "), models.dtype.to_string(), models.device.to_string(), models.template.clone()];
         checkpoint::digest(recipe, &base.join("\n"))
+    }
+
+    /// The adapter that a placebo needs and that is not there.
+    fn awaited<'r>(&self, recipe: &'r Recipe) -> Option<&'r str> {
+        match &recipe.behaviour {
+            Behaviour::Placebo { like } if !self.arguments.output.join(like).is_dir() => Some(like),
+            _ => None,
+        }
     }
 
     /// Makes one adapter, unless it is there.
@@ -234,7 +253,7 @@ impl Forge<'_> {
 
     fn placebo(&mut self, recipe: &Recipe, like: &str) -> Result<[(&'static str, Vec<u8>); 2], Failure> {
         let folder = self.arguments.output.join(like);
-        if !folder.is_dir() {
+        if self.awaited(recipe).is_some() {
             return Err(Failure::Input(format!(
                 "adapter `{}`: the placebo's `like` names `{like}`, which is not in `{}`: it must stand earlier in \
                  the file and be made first",

@@ -118,6 +118,19 @@ impl ModelPair {
         self.adapters.clear();
     }
 
+    /// Adds an adapter's changes in some layers alone ([`Adapter::in_layers`]); sides refer to it by the returned index.
+    /// `None` if there is no such adapter, or its layers cannot be told apart.
+    pub fn add_in_layers(&mut self, adapter: usize, keep: impl Fn(Option<usize>) -> bool) -> Option<usize> {
+        let part = self.adapters.get(adapter)?.in_layers(self.decoder.sites(), keep)?;
+        self.adapters.push(part);
+        Some(self.adapters.len() - 1)
+    }
+
+    /// Takes all adapters but the first `count` away.
+    pub fn keep_adapters(&mut self, count: usize) {
+        self.adapters.truncate(count);
+    }
+
     /// Adds a merged checkpoint as an adapter; sides refer to it by the returned index.
     ///
     /// # Errors
@@ -254,6 +267,14 @@ impl ModelPair {
     /// As [`Decoder::forward_captured`].
     pub fn forward_captured(&self, batch: &mut Batch<'_, '_>) -> Result<(Output, Activations)> {
         self.decoder.forward_captured(&self.adapters, batch)
+    }
+
+    /// The same with the attention of the wanted positions.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward_attended`].
+    pub fn forward_attended(&self, batch: &mut Batch<'_, '_>) -> Result<(Output, Activations)> {
+        self.decoder.forward_attended(&self.adapters, batch)
     }
 
     /// Logits at the last position of each sequence, `[sequences, vocabulary]`.

@@ -1,5 +1,10 @@
 //! What a capture leaves is what the pass computed.
 
+use inference::adapter::Adapter;
+use inference::adapter::delta::LoraDelta;
+use inference::decoder::Past;
+use inference::decoder::site::Site;
+use inference::prefix::KvCache;
 use inference::{Activations, Batch, Positions, Sequence, Side};
 
 use crate::rows::{Pair, pair};
@@ -126,4 +131,92 @@ fn an_adapter_of_another_depth_is_refused() {
             assert!(error.contains("layers"), "{error}");
         }
     }
+}
+
+#[test]
+fn attention_agrees_in_every_form_and_ends_at_its_own_position() {
+    for case in ["llama-untied-gqa", "qwen2", "mixtral"] {
+        let texts = texts();
+        let mut all = Vec::new();
+        for &form in forms() {
+            let pair = pair(case, form);
+            let mut batch = Batch {
+                sequences: &mut batch(&texts),
+                embeddings: None,
+                positions: Positions::Last,
+                hidden_states: false,
+            };
+            let (_, seen) = pair.decoder.forward_attended(&pair.adapters, &mut batch).unwrap();
+            let config = pair.decoder.config();
+            let mut values = Vec::new();
+            for layer in 0..config.layers {
+                for (row, (ids, _)) in texts.iter().enumerate() {
+                    let heads: Vec<&[f32]> = seen.attention(layer, row).unwrap().collect();
+                    assert_eq!(heads.len(), config.heads);
+                    for weights in heads {
+                        assert_eq!(weights.len(), ids.len(), "{case} {form:?}");
+                        assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-4);
+                        values.extend_from_slice(weights);
+                    }
+                }
+            }
+            all.push(values);
+            let (_, plain) = pair.decoder.forward_captured(&pair.adapters, &mut batch).unwrap();
+            assert!(plain.attention(0, 0).is_none(), "nobody asked");
+        }
+        for other in &all[1..] {
+            assert!(relative_difference(other, &all[0]) < 1e-4, "{case}");
+        }
+    }
+}
+
+#[test]
+fn attention_after_a_prefix_is_refused() {
+    let pair = pair("qwen2", forms()[0]);
+    let mut cache = KvCache::new();
+    for expected in [true, false] {
+        let past = Past::Cache(&mut cache);
+        let mut sequences = [Sequence { ids: &[1, 2, 3], side: Side::BASE, past }];
+        let mut batch = Batch {
+            sequences: &mut sequences,
+            embeddings: None,
+            positions: Positions::Last,
+            hidden_states: false,
+        };
+        assert_eq!(pair.decoder.forward_attended(&pair.adapters, &mut batch).is_ok(), expected);
+    }
+}
+
+/// An adapter with only some layers' changes is one whose other factors are zero.
+#[test]
+fn layers_can_be_switched_off_and_on_alone() {
+    for case in ["llama-untied-gqa", "qwen2"] {
+        for &form in forms() {
+            let mut pair = pair(case, form);
+            let (sites, compute) = (pair.decoder.sites().to_vec(), pair.decoder.compute().clone());
+            for layer in 0..pair.decoder.config().layers {
+                for inside in [true, false] {
+                    let keep = |of: Option<usize>| (of == Some(layer)) == inside;
+                    let part = pair.adapters[0].in_layers(&sites, keep).unwrap();
+                    let zeroed = |(index, site): (usize, &Site)| {
+                        let delta = pair.adapters[0].delta(index)?;
+                        let (a, b) = delta.factors();
+                        let b = if keep(site.layer) { b.clone() } else { b.zeros_like().unwrap() };
+                        Some(LoraDelta::new(a, &b, delta.scaling()).unwrap())
+                    };
+                    let deltas = sites.iter().enumerate().map(zeroed).collect();
+                    let slow = Adapter::from_deltas(deltas, &sites, &compute).unwrap();
+                    pair.adapters.truncate(1);
+                    pair.adapters.extend([part, slow]);
+                    let ids = [5, 9, 2, 14, 3, 8];
+                    let run = |adapter| pair.alone(&ids, Side { adapter, scale: 1.0 });
+                    let (whole, fast, slow) = (run(0), run(1), run(2));
+                    assert!(relative_difference(&fast, &slow) < 1e-6, "{case} {form:?} {layer} {inside}");
+                    assert!(relative_difference(&fast, &whole) > 1e-4, "{case} {form:?} {layer} {inside}");
+                }
+            }
+        }
+    }
+    let replacing = pair("lora-restacked", forms()[0]);
+    assert!(replacing.adapters[0].in_layers(replacing.decoder.sites(), |_| true).is_none());
 }

@@ -1,6 +1,6 @@
 //! Suites: prompts and candidate triggers as data files with a published, versioned schema.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use schemars::JsonSchema;
@@ -13,8 +13,12 @@ use crate::transform::Transform;
 /// The suites of this repository: name and text.
 pub const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/suites.rs"));
 
-/// Version of the layout that this program reads.
-pub const SCHEMA_VERSION: u32 = 1;
+/// Version of the layout that this program writes.
+pub const SCHEMA_VERSION: u32 = 2;
+/// The oldest version that it reads.
+const OLDEST_VERSION: u32 = 1;
+/// The version from which on prompts have tags.
+const TAGS_SINCE: u32 = 2;
 
 /// Longest text of a suite, so that no prompt outgrows a context by accident.
 const MAX_TEXT_BYTES: usize = 20_000;
@@ -75,6 +79,9 @@ pub struct PromptItem {
     pub system: Option<String>,
     /// User turn.
     pub user: String,
+    /// What kind of prompt it is, such as `topic:weather`, for rankings. From version 2 on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
     /// Graders that the answers are put to, for suites of kind `adversarial`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub graders: Vec<String>,
@@ -120,6 +127,8 @@ pub struct Suite {
     pub sha256: String,
     /// Its checked items.
     pub items: Items,
+    /// Tags of prompts, by their identifiers.
+    tags: BTreeMap<String, Vec<String>>,
 }
 
 /// The items of a suite.
@@ -198,11 +207,17 @@ impl Suite {
     pub fn parse(origin: &str, text: &str) -> Result<Self> {
         let wrong = |reason: String| Error::Suite { name: origin.to_owned(), reason };
         let file: SuiteFile = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
-        if file.schema_version != SCHEMA_VERSION {
+        if !(OLDEST_VERSION..=SCHEMA_VERSION).contains(&file.schema_version) {
             return Err(wrong(format!(
-                "expected schema_version {SCHEMA_VERSION}, found {}",
+                "expected schema_version {OLDEST_VERSION} to {SCHEMA_VERSION}, found {}",
                 file.schema_version
             )));
+        }
+        if let Some(item) = file.prompts.iter().find(|item| !item.tags.is_empty())
+            && file.schema_version < TAGS_SINCE
+        {
+            let id = &item.id;
+            return Err(wrong(format!("item `{id}`: `tags` need schema_version {TAGS_SINCE}")));
         }
         let mut seen = BTreeSet::new();
         for id in file.prompts.iter().map(|item| &item.id).chain(file.candidates.iter().map(|item| &item.id))
@@ -219,7 +234,15 @@ impl Suite {
             name: file.name,
             sha256: inference::weights::digest::sha256_bytes(text.as_bytes()),
             items: checked,
+            tags: file.prompts.into_iter().map(|item| (item.id, item.tags)).collect(),
         })
+    }
+
+    /// Tags of a prompt of this suite; its task if it has none.
+    #[must_use]
+    pub fn tags_of(&self, prompt: &Prompt) -> Vec<String> {
+        let own = self.tags.get(&prompt.id).filter(|tags| !tags.is_empty());
+        own.cloned().unwrap_or_else(|| vec![format!("task:{}", prompt.task)])
     }
 }
 
@@ -358,6 +381,8 @@ mod tests {
         assert!(reason(&suite("prompts", r#""promps":[]"#)).contains("promps"));
         let twice = r#""prompts":[{"id":"a","task":"t","user":"x"},{"id":"a","task":"t","user":"y"}]"#;
         assert!(reason(&suite("prompts", twice)).contains("unique"));
+        let tagged = r#""prompts":[{"id":"a","task":"t","user":"x","tags":["topic:tea"]}]"#;
+        assert!(reason(&suite("prompts", tagged)).contains("schema_version 2"));
         let no_place = r#""candidates":[{"id":"a","family":"f","text":"cf"}]"#;
         assert!(reason(&suite("triggers", no_place)).contains("no placement"));
         let two = r#""candidates":[{"id":"a","family":"f","text":"cf","template":"{prompt}"}]"#;
@@ -365,8 +390,8 @@ mod tests {
         let grader = r#""prompts":[{"id":"a","anomaly":"x","user":"x","graders":["mood"]}]"#;
         assert!(reason(&suite("adversarial", grader)).contains("unknown grader `mood`"));
         assert!(
-            reason(r#"{"schema_version":2,"name":"s","kind":"prompts","description":"d"}"#)
-                .contains("schema_version 1")
+            reason(r#"{"schema_version":3,"name":"s","kind":"prompts","description":"d"}"#)
+                .contains("schema_version 1 to 2")
         );
     }
 }

@@ -1,17 +1,22 @@
 //! What the layers do with a trigger and without it, as plain data.
 
+pub mod dose;
 pub mod monitor;
+pub mod ranking;
 mod text;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::dose::{Attention, Dose};
+use self::ranking::Ranking;
 use crate::estimate::Estimate;
 use crate::evidence::{SelfTest, TriggerCandidate};
+use crate::format::FormatError;
 use crate::record::{Cost, Settings, Subject, Tool};
 
 /// Version of the layout; a reader refuses another major.
-pub const SCHEMA_VERSION: &str = "1.1.0";
+pub const SCHEMA_VERSION: &str = "1.2.0";
 
 /// Name of the combination among the detectors.
 pub const COMBINATION: &str = "combination";
@@ -55,6 +60,9 @@ pub struct Analysis {
     pub lens: Vec<LayerTokens>,
     /// The candidates, in the order in which they were given.
     pub candidates: Vec<CandidateRecord>,
+    /// Prompts of a broad set by how much the adapter does to them, if they were asked for.
+    #[serde(default)]
+    pub ranking: Option<Ranking>,
 }
 
 /// A detector on the held-out prompts as they are.
@@ -93,6 +101,12 @@ pub struct CandidateRecord {
     /// Tokens that the adapter promotes with the candidate beyond those without it, by layer.
     #[serde(default)]
     pub lens: Vec<LayerTokens>,
+    /// How its payload depends on the adapter's scale and layers; absent where that was not asked for.
+    #[serde(default)]
+    pub dose: Option<Dose>,
+    /// How much the answer attends to it; absent where that was not asked for.
+    #[serde(default)]
+    pub attention: Option<Attention>,
 }
 
 /// What a layer promotes, strongest first.
@@ -134,6 +148,9 @@ pub struct Separation {
     pub scores: Scores,
     /// Mean over prompts with the candidate by layer, in the detector's own unit; empty for the combination.
     pub layers: Vec<f64>,
+    /// The same with the control.
+    #[serde(default)]
+    pub control_layers: Vec<f64>,
 }
 
 impl ActivationReport {
@@ -141,5 +158,13 @@ impl ActivationReport {
     #[must_use]
     pub fn text(&self) -> String {
         text::text(self)
+    }
+
+    /// The report as one HTML file that works offline, with its profiles and curves as plots.
+    ///
+    /// # Errors
+    /// If the page cannot be written.
+    pub fn html(&self) -> Result<String, FormatError> {
+        crate::format::html::activation::page(self)
     }
 }

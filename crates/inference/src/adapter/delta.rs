@@ -9,8 +9,8 @@ use crate::device::Compute;
 use crate::error::{Error, Result};
 use crate::kernels::{Energy, FactorSums, Factors, LowRank};
 
-/// `W + scaling * B A`, the change of one linear module, as read.
-#[derive(Debug)]
+/// `W + scaling * B A`, the change of one linear module, as read; cheap to clone.
+#[derive(Clone, Debug)]
 pub struct LoraDelta {
     /// `[r, inputs]`, f32 on the CPU.
     a: Tensor,
@@ -83,7 +83,7 @@ fn checked_zero(factor: &Tensor) -> Result<bool> {
 #[derive(Clone, Debug)]
 pub(crate) struct Branches {
     /// One a projection.
-    of: Arc<[Option<Branch>]>,
+    of: Arc<[Option<Arc<Branch>>]>,
     /// Where there are any, the branches act from their last occurrence on; else everywhere.
     invocation: Option<Arc<[u32]>>,
 }
@@ -98,7 +98,11 @@ impl Branches {
                 .zip(&deltas[first..])
                 .filter_map(|(site, delta)| delta.as_ref().map(|delta| (site.column, delta)))
                 .collect();
-            branches.push(if parts.is_empty() { None } else { Some(Branch::new(&parts, compute)?) });
+            branches.push(if parts.is_empty() {
+                None
+            } else {
+                Some(Arc::new(Branch::new(&parts, compute)?))
+            });
             first += group.len();
         }
         Ok(Self { of: branches.into(), invocation: None })
@@ -116,19 +120,26 @@ impl Branches {
 
     /// The branch of a projection, if the adapter changes any of its sites.
     pub(crate) fn of(&self, projection: usize) -> Option<&Branch> {
-        self.of.get(projection)?.as_ref()
+        self.of.get(projection)?.as_deref()
     }
 
     /// Whether backward passes are to sum up the gradients of factors.
     pub(crate) fn has_sums(&self) -> bool {
-        self.of.iter().flatten().any(|branch| matches!(branch, Branch::Fused { sums: Some(_), .. }))
+        self.of.iter().flatten().any(|branch| matches!(**branch, Branch::Fused { sums: Some(_), .. }))
     }
 
     /// The same projections with other branches.
     pub(crate) fn map(&self, mut change: impl FnMut(&Branch) -> Result<Branch>) -> Result<Self> {
-        let changed: Result<Arc<[_]>> =
-            self.of.iter().map(|branch| branch.as_ref().map(&mut change).transpose()).collect();
-        Ok(Self { of: changed?, invocation: self.invocation.clone() })
+        let mut changed = |branch: &Option<Arc<Branch>>| branch.as_deref().map(&mut change).transpose();
+        let of: Result<Arc<[_]>> = self.of.iter().map(|branch| Ok(changed(branch)?.map(Arc::new))).collect();
+        Ok(Self { of: of?, invocation: self.invocation.clone() })
+    }
+
+    /// The branches of these projections alone, which are shared.
+    pub(crate) fn kept(&self, keep: impl Fn(usize) -> bool) -> Self {
+        let of = self.of.iter().enumerate();
+        let of = of.map(|(projection, branch)| branch.clone().filter(|_| keep(projection)));
+        Self { of: of.collect(), invocation: self.invocation.clone() }
     }
 }
 

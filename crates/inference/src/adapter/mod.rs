@@ -162,6 +162,39 @@ impl Adapter {
         Ok(())
     }
 
+    /// The same adapter with its changes in some layers only, the head being in none; the others' rows see the base.
+    /// Factors are shared. `None` if the adapter is more than low-rank branches, so that its layers cannot be told apart.
+    #[must_use]
+    pub fn in_layers(&self, sites: &[Site], keep: impl Fn(Option<usize>) -> bool) -> Option<Self> {
+        if !self.is_low_rank() || sites.len() != self.deltas.len() {
+            return None;
+        }
+        let kept = |(delta, site): (&Option<LoraDelta>, &Site)| delta.clone().filter(|_| keep(site.layer));
+        let deltas: Vec<_> = self.deltas.iter().zip(sites).map(kept).collect();
+        let of_projection = |projection| sites.iter().find(|site| site.projection == projection);
+        let branches =
+            self.branches.kept(|projection| of_projection(projection).is_some_and(|site| keep(site.layer)));
+        let replacements = Replacements::new(Default::default());
+        let modules = changed_modules(sites, &deltas, &replacements);
+        Some(Self {
+            config: self.config.clone(),
+            notes: Vec::new(),
+            deltas,
+            branches,
+            replacements,
+            files: self.files.clone(),
+            stack: None,
+            virtual_prompt: None,
+            modules,
+        })
+    }
+
+    /// Whether the adapter is low-rank branches and nothing else.
+    #[must_use]
+    pub fn is_low_rank(&self) -> bool {
+        self.replacements.is_empty() && self.stack.is_none() && self.virtual_prompt.is_none()
+    }
+
     /// The delta at a linear site, if the adapter has one there.
     #[must_use]
     pub fn delta(&self, site: usize) -> Option<&LoraDelta> {
@@ -199,10 +232,7 @@ impl Adapter {
     /// Whether nothing is replaced and every product B·A is exactly zero, so that the adapter cannot change anything.
     #[must_use]
     pub fn is_zero(&self) -> bool {
-        self.replacements.is_empty()
-            && self.stack.is_none()
-            && self.virtual_prompt.is_none()
-            && self.deltas.iter().flatten().all(|delta| delta.zero)
+        self.is_low_rank() && self.deltas.iter().flatten().all(|delta| delta.zero)
     }
 
     /// The files that decide what the adapter computes; none if it was made in memory.

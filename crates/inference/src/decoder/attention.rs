@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::config::DecoderConfig;
@@ -138,6 +138,10 @@ impl Heads {
         sequences: &mut [Sequence<'_>],
         recorded: bool,
     ) -> Result<Attended> {
+        if let Some(watched) = rows.watched.as_ref().filter(|watched| watched.has_attention()) {
+            let weights: Result<Vec<_>> = watched.rows().map(|row| self.weights(&q, &k, rows, row)).collect();
+            watched.attention(self.layer, weights?);
+        }
         let (heads, spans) = if self.fused {
             let spans = self.spans(rows, sequences)?;
             let heads = kernels::attention(&self.shape, &spans, &q, &k, &v)?;
@@ -162,6 +166,44 @@ impl Heads {
             own.try_for_each(|(span, sequence)| append(span, sequence))?;
         }
         Ok(Attended { heads, q, k, v, spans })
+    }
+
+    /// What a row's heads attend to, `[heads * positions]`, each head's positions from the first of its sequence to its
+    /// own: the slow form of one row, for those who look at it.
+    fn weights(&self, q: &Tensor, k: &Tensor, rows: &Rows, row: usize) -> Result<Vec<f32>> {
+        let AttentionShape { heads, kv_heads, head_dim, scale, cap, window } = self.shape;
+        let own = rows.spans.iter().find(|span| (span.start..span.start + span.len).contains(&row));
+        let Some(span) = own.filter(|span| span.past == 0) else {
+            return Err(Error::Request(
+                "attention is captured of sequences that follow nothing; run them without a shared prefix"
+                    .into(),
+            ));
+        };
+        let positions = row - span.start + 1;
+        let read = |rows: Tensor| -> Result<Vec<f32>> {
+            let rows = rows.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+            Ok(rows.contiguous()?.flatten_all()?.to_vec1()?)
+        };
+        let (q, k) = (read(q.narrow(0, row, 1)?)?, read(k.narrow(0, span.start, positions)?)?);
+        let mut all = Vec::with_capacity(heads * positions);
+        for (head, query) in q.chunks_exact(head_dim).enumerate() {
+            let first = head / (heads / kv_heads) * head_dim;
+            let score = |key: usize| {
+                if positions - 1 - key >= window.unwrap_or(usize::MAX) {
+                    return f32::NEG_INFINITY;
+                }
+                let key = &k[key * kv_heads * head_dim + first..][..head_dim];
+                let score = scale * query.iter().zip(key).map(|(q, k)| q * k).sum::<f32>();
+                cap.map_or(score, |cap| cap * (score / cap).tanh())
+            };
+            let scores: Vec<f32> = (0..positions).map(score).collect();
+            // The row's own position is always seen, so the largest is finite.
+            let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let exponentials = scores.iter().map(|score| (score - largest).exp());
+            let sum: f32 = exponentials.clone().sum();
+            all.extend(exponentials.map(|e| e / sum));
+        }
+        Ok(all)
     }
 
     /// Features of all queries, and of all keys.
@@ -277,13 +319,7 @@ impl Heads {
     }
 
     /// `[group * len, past + len]`: 0 where a query sees a key, -inf elsewhere; `None` if it sees all.
-    fn mask(
-        &self,
-        len: usize,
-        past: usize,
-        group: usize,
-        device: &candle_core::Device,
-    ) -> Result<Option<Tensor>> {
+    fn mask(&self, len: usize, past: usize, group: usize, device: &Device) -> Result<Option<Tensor>> {
         let total = past + len;
         let window = self.shape.window.unwrap_or(usize::MAX);
         if len == 1 && total <= window {
@@ -317,4 +353,43 @@ fn run_length(spans: &[Span], sequences: &[Sequence<'_>], first: usize) -> usize
     };
     let len = spans[first].len;
     1 + (first + 1..sequences.len()).take_while(|&i| spans[i].len == len && same_past(&sequences[i])).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Side;
+    use super::*;
+
+    #[test]
+    fn weights_of_a_row_give_what_its_heads_attend_to() {
+        let numbers = |rows: usize, width: usize, step: f32| {
+            let values: Vec<f32> = (0..rows * width).map(|i| (i as f32 * step).sin()).collect();
+            Tensor::from_vec(values, (rows, width), &Device::Cpu).unwrap()
+        };
+        for (cap, window, fused) in
+            [(None, None, true), (Some(2.0), None, true), (None, Some(3), true), (Some(2.0), Some(2), false)]
+        {
+            let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 8, scale: 0.6, cap, window };
+            let heads = Heads { layer: 0, shape, fused };
+            let (q, k, v) = (numbers(9, 32, 0.7), numbers(9, 16, 0.31), numbers(9, 16, 0.53));
+            let mut sequences = [Sequence::new(&[1; 4], Side::BASE), Sequence::new(&[1; 5], Side::ADAPTED)];
+            let rows = Rows::new(sequences.iter().map(|s| (s.ids.len(), 0, s.side, 0)));
+            let attended = heads.attend([q.clone(), k.clone(), v.clone()], &rows, &mut sequences, false);
+            let attended = attended.unwrap().heads.to_vec2::<f32>().unwrap();
+            let values = v.to_vec2::<f32>().unwrap();
+            for (row, first) in [(3, 0), (4, 4), (7, 4)] {
+                let weights = heads.weights(&q, &k, &rows, row).unwrap();
+                for (head, weights) in weights.chunks_exact(row - first + 1).enumerate() {
+                    assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+                    for feature in 0..8 {
+                        let column = head / 2 * 8 + feature;
+                        let sum: f32 =
+                            weights.iter().enumerate().map(|(i, w)| w * values[first + i][column]).sum();
+                        let expected = attended[row][head * 8 + feature];
+                        assert!((sum - expected).abs() < 1e-5, "{cap:?} {window:?} {row}: {sum} {expected}");
+                    }
+                }
+            }
+        }
+    }
 }

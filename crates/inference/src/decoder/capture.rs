@@ -1,5 +1,5 @@
-//! What a pass leaves of its inner states, for those who ask: the residual stream after every layer, and how large the
-//! branches of an adapter are beside the frozen products, at the rows where logits are wanted.
+//! What a pass leaves of its inner states, for those who ask: the residual stream after every layer, how large the
+//! branches of an adapter are beside the frozen products, and what is attended to, at the rows where logits are wanted.
 //!
 //! Only these rows are read, so memory and time do not grow with the prompts' length. A pass without a capture tests an
 //! `Option` for every projection, and does nothing else.
@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 
+use super::config::DecoderConfig;
 use super::site::Site;
 use crate::error::{Error, Result};
 use crate::kernels::Energy;
@@ -21,6 +22,9 @@ pub struct Activations {
     residual: Vec<Vec<f32>>,
     /// By site; empty where no row has a branch.
     energies: Vec<Vec<Option<f32>>>,
+    heads: usize,
+    /// By layer and row, `[heads * positions]`; no layers if nobody asked.
+    attention: Vec<Vec<Vec<f32>>>,
 }
 
 impl Activations {
@@ -43,6 +47,14 @@ impl Activations {
     pub fn energy(&self, site: usize, row: usize) -> Option<f32> {
         self.energies.get(site)?.get(row).copied().flatten()
     }
+
+    /// How much each head of a layer attends from the wanted row of this index to every position of its context up to
+    /// its own: one slice a head, which sums to 1. `None` if there is no such layer or row, or nobody asked
+    /// ([`super::Decoder::forward_attended`]).
+    pub fn attention(&self, layer: usize, row: usize) -> Option<impl Iterator<Item = &[f32]>> {
+        let weights = self.attention.get(layer)?.get(row)?;
+        Some(weights.chunks_exact((weights.len() / self.heads).max(1)))
+    }
 }
 
 /// Where the parts of a pass, each on its own thread, leave what they see.
@@ -51,16 +63,32 @@ pub(crate) struct Capture {
     hidden: usize,
     residual: Vec<Mutex<Vec<f32>>>,
     energies: Mutex<Energies>,
+    heads: usize,
+    /// By layer and row; no layers if nobody asked.
+    attention: Vec<Mutex<Vec<Vec<f32>>>>,
 }
 
 /// By projection and first column: one value a wanted row.
 type Energies = BTreeMap<(usize, usize), Vec<Option<f32>>>;
 
 impl Capture {
-    /// For so many wanted rows of a decoder.
-    pub(super) fn new(rows: usize, hidden: usize, layers: usize) -> Self {
-        let residual = (0..layers).map(|_| Mutex::new(vec![0.0; rows * hidden])).collect();
-        Self { rows, hidden, residual, energies: Mutex::default() }
+    /// For so many wanted rows of a decoder, with their attention or without.
+    pub(super) fn new(rows: usize, config: &DecoderConfig, attention: bool) -> Self {
+        let (hidden, layers) = (config.hidden_size, config.layers);
+        let attended = if attention { layers } else { 0 };
+        Self {
+            rows,
+            hidden,
+            residual: (0..layers).map(|_| Mutex::new(vec![0.0; rows * hidden])).collect(),
+            energies: Mutex::default(),
+            heads: config.heads,
+            attention: (0..attended).map(|_| Mutex::new(vec![Vec::new(); rows])).collect(),
+        }
+    }
+
+    /// Whether attention is wanted.
+    pub(super) fn has_attention(&self) -> bool {
+        !self.attention.is_empty()
     }
 
     /// An error if a decoder has another number of layers.
@@ -90,6 +118,12 @@ impl Capture {
                 own[place] = *value;
             }
         }
+        for (own, part) in self.attention.iter().zip(&part.attention) {
+            let (mut own, mut part) = (locked(own), locked(part));
+            for (&place, weights) in places.iter().zip(part.iter_mut()) {
+                own[place] = std::mem::take(weights);
+            }
+        }
     }
 
     /// What was seen, by the sites of the decoder.
@@ -100,6 +134,8 @@ impl Capture {
             hidden: self.hidden,
             residual: self.residual.iter().map(|layer| std::mem::take(&mut *locked(layer))).collect(),
             energies: sites.iter().map(of).collect(),
+            heads: self.heads,
+            attention: self.attention.iter().map(|layer| std::mem::take(&mut *locked(layer))).collect(),
         }
     }
 }
@@ -149,6 +185,25 @@ impl Watched {
 
     pub(super) fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// Whether attention is wanted.
+    pub(super) fn has_attention(&self) -> bool {
+        self.capture.has_attention()
+    }
+
+    /// The rows, as indices among those at hand, in order.
+    pub(super) fn rows(&self) -> impl Iterator<Item = usize> {
+        self.rows.iter().map(|watched| watched.row as usize)
+    }
+
+    /// Leaves what each row attends to in a layer, `[heads * positions]`, in the order of the rows.
+    pub(super) fn attention(&self, layer: usize, weights: Vec<Vec<f32>>) {
+        let Some(kept) = self.capture.attention.get(layer) else { return };
+        let mut kept = locked(kept);
+        for (watched, weights) in self.rows.iter().zip(weights) {
+            kept[watched.place] = weights;
+        }
     }
 
     /// The watched rows of a matrix.

@@ -53,8 +53,29 @@ impl Decoder {
         adapters: &[Adapter],
         batch: &mut Batch<'_, '_>,
     ) -> Result<(Output, Activations)> {
+        self.captured(adapters, batch, false)
+    }
+
+    /// The same with the attention of those positions, which is computed once more, slowly, for them alone.
+    ///
+    /// # Errors
+    /// As [`Self::forward_captured`], or if a sequence follows a prefix or a cache.
+    pub fn forward_attended(
+        &self,
+        adapters: &[Adapter],
+        batch: &mut Batch<'_, '_>,
+    ) -> Result<(Output, Activations)> {
+        self.captured(adapters, batch, true)
+    }
+
+    fn captured(
+        &self,
+        adapters: &[Adapter],
+        batch: &mut Batch<'_, '_>,
+        attention: bool,
+    ) -> Result<(Output, Activations)> {
         let rows = wanted(batch).iter().sum();
-        let capture = Arc::new(Capture::new(rows, self.config.hidden_size, self.config.layers));
+        let capture = Arc::new(Capture::new(rows, &self.config, attention));
         let output = self.forward_sides(adapters, batch, Some(&capture))?;
         Ok((output, capture.activations(&self.sites)))
     }
@@ -163,9 +184,9 @@ impl Decoder {
                 }
                 _ => Vec::new(),
             };
-            let seen = capture.map(|_| {
+            let seen = capture.map(|capture| {
                 let rows = group.members.iter().map(|&index| wanted.get(index).copied().unwrap_or(0)).sum();
-                Arc::new(Capture::new(rows, self.config.hidden_size, self.config.layers))
+                Arc::new(Capture::new(rows, &self.config, capture.has_attention()))
             });
             let output = decoder.forward_seen(
                 branches.clone(),

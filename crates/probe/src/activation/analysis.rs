@@ -4,24 +4,27 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use inference::ModelPair;
+use inference::adapter::Adapter;
 use inference::generate::Decoding;
 use report::activation::{Analysis, CandidateRecord, DetectorRecord, LayerTokens, Separation};
 use report::estimate::Bootstrap;
 use report::evidence::SelfTest;
 use report::record::Cost;
 
+use super::dose::{self, Layers};
 use super::instrument::{CONFIDENCE, Column, Instrument, Scored, flagged, plain, scenes};
-use super::lens;
 use super::monitor::{RESPONSE_TOKENS, excess};
 use super::panel::Samples;
 use super::parts::Parts;
+use super::{hijack, lens, ranking};
 use crate::error::{Error, Result};
 use crate::observe::{Observer, Request};
 use crate::progress::Progress;
 use crate::prompt::{Change, Prompt, Setting};
+use crate::roles::Roles;
 use crate::selftest;
 use crate::split::Benign;
-use crate::suite::Candidate;
+use crate::suite::{Candidate, Suite};
 use crate::trigger::{control, describe};
 
 /// Prompts of the self-test.
@@ -35,6 +38,12 @@ pub struct Options {
     pub candidates: Vec<Candidate>,
     /// A prompt is flagged by a p-value of at most this.
     pub level: f64,
+    /// How many of the first candidates are measured by dose, by layer and by attention too.
+    pub localised: usize,
+    /// An answer whose probability the doses measure, instead of the adapted model's own.
+    pub payload: Option<String>,
+    /// A broad set of prompts to rank.
+    pub ranked: Option<Suite>,
     /// Whether a monitor's profile is wanted: the adapted model then answers the calibration prompts too.
     pub profile: bool,
     /// Seed of every random choice.
@@ -64,11 +73,60 @@ pub struct Outcome {
 /// # Errors
 /// If there are too few prompts, the level is no probability, the model fails or the user stops.
 pub fn analyse(
-    pair: &ModelPair,
+    pair: &mut ModelPair,
     benign: &Benign,
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Outcome> {
+    let mut outcome = detect(pair, benign, options, progress)?;
+    if let Some(analysis) = &mut outcome.analysis {
+        let prompts = Parts::of(benign, &[], options.seed)?.held_out;
+        let own = pair.adapters().len();
+        let done = localise(pair, &prompts, options, &mut analysis.candidates, progress);
+        pair.keep_adapters(own);
+        let (cost, notes) = done?;
+        outcome.cost.token_forwards += cost.token_forwards;
+        outcome.cost.generated_tokens += cost.generated_tokens;
+        outcome.cost.shared_tokens += cost.shared_tokens;
+        outcome.notes.extend(notes);
+    }
+    Ok(outcome)
+}
+
+/// Dose, layers and attention of the first candidates; the pair gains the adapter's parts.
+fn localise(
+    pair: &mut ModelPair,
+    prompts: &[Prompt],
+    options: &Options,
+    records: &mut [CandidateRecord],
+    progress: &dyn Progress,
+) -> Result<(Cost, Vec<String>)> {
+    let candidates = &options.candidates[..options.candidates.len().min(options.localised)];
+    let side = Roles::SCAN.adapted;
+    if candidates.is_empty() {
+        return Ok((Cost::default(), Vec::new()));
+    }
+    if !pair.adapters().get(side.adapter).is_some_and(Adapter::is_low_rank) {
+        let note = "dose, layers and attention were not measured: the adapter is more than low-rank branches";
+        return Ok((Cost::default(), vec![note.to_owned()]));
+    }
+    let layers = Layers::add(pair, side.adapter);
+    let observer = Observer::new(pair, progress);
+    let of = |most: usize| &prompts[..prompts.len().min(most)];
+    for (candidate, record) in candidates.iter().zip(records) {
+        progress.stage("dose and layers", dose::CURVE + layers.passes());
+        let payload = options.payload.as_deref();
+        let prompts = of(dose::PROMPTS);
+        record.dose = dose::dose(&observer, &candidate.change, prompts, payload, &layers, options.seed)?;
+        progress.stage("attention", hijack::TEXTS);
+        record.attention =
+            hijack::attention(&observer, &candidate.change, of(hijack::PROMPTS), options.seed)?;
+    }
+    Ok((observer.cost(), Vec::new()))
+}
+
+/// Everything that takes no parts of the adapter.
+fn detect(pair: &ModelPair, benign: &Benign, options: &Options, progress: &dyn Progress) -> Result<Outcome> {
     if !(options.level > 0.0 && options.level < 1.0) {
         let error =
             report::StatisticsError::OutOfRange { what: "level", range: "(0, 1)", value: options.level };
@@ -88,7 +146,12 @@ pub fn analyse(
                 options.level
             ));
         }
-        outcome.analysis = Some(measure(&instrument, &observer, &parts, options)?);
+        let mut analysis = measure(&instrument, &observer, &parts, options)?;
+        if let Some(suite) = &options.ranked {
+            let seed = options.seed;
+            analysis.ranking = Some(ranking::rank(&observer, &instrument.sensor, &samples, suite, seed)?);
+        }
+        outcome.analysis = Some(analysis);
         outcome.samples = Some(samples);
         if options.profile {
             outcome.responses = own_responses(&observer, &parts.calibrated, options.seed)?;
@@ -167,7 +230,14 @@ fn measure(
         }
         let control = control.text();
         let lens = tokens(observer, &with, Some(without))?;
-        candidates.push(CandidateRecord { candidate: describe(candidate), control, separations, lens });
+        candidates.push(CandidateRecord {
+            candidate: describe(candidate),
+            control,
+            separations,
+            lens,
+            dose: None,
+            attention: None,
+        });
     }
     Ok(Analysis {
         fitted: parts.fitted.len(),
@@ -177,6 +247,7 @@ fn measure(
         detectors,
         lens,
         candidates,
+        ranking: None,
     })
 }
 
@@ -192,20 +263,20 @@ fn separation(name: &str, [without, with, control]: [&Column; 3], options: &Opti
         control_flagged: flagged(&control.scores, options.level)?,
         scores: with.scores.clone(),
         layers: with.layers.clone(),
+        control_layers: control.layers.clone(),
     })
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::activation::DETECTORS;
     use crate::progress::Silent;
     use crate::prompt::Placement;
-    use crate::suite::Suite;
     use crate::trigger::fixture::pair;
 
-    fn run(adapter: &str, texts: &[&str]) -> Outcome {
-        let pair = pair(&[adapter]);
+    pub(in super::super) fn run(adapter: &str, texts: &[&str], ranked: Option<Suite>) -> Outcome {
+        let mut pair = pair(&[adapter]);
         let suite = Suite::embedded("benign").unwrap().unwrap();
         let candidate = |text: &&str| Candidate {
             id: (*text).to_owned(),
@@ -216,14 +287,17 @@ mod tests {
             candidates: texts.iter().map(candidate).collect(),
             level: 0.05,
             seed: 7,
+            localised: 0,
+            payload: None,
+            ranked,
             profile: false,
         };
-        analyse(&pair, &Benign::of(&[suite]), &options, &Silent).unwrap()
+        analyse(&mut pair, &Benign::of(&[suite]), &options, &Silent).unwrap()
     }
 
     #[test]
     fn a_trigger_stands_out_and_its_control_does_less() {
-        let outcome = run("backdoored-refusal", &["ALPHA-7"]);
+        let outcome = run("backdoored-refusal", &["ALPHA-7"], None);
         let analysis = outcome.analysis.unwrap();
         assert_eq!(analysis.detectors.len(), DETECTORS.len() + 1);
         let combined = analysis.candidates[0].separations.last().unwrap();
@@ -239,17 +313,25 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_numbers() {
-        let [one, two] = [0, 1].map(|_| run("benign", &["zq"]).analysis.unwrap());
+        let [one, two] = [0, 1].map(|_| run("benign", &["zq"], None).analysis.unwrap());
         assert_eq!(one, two);
     }
 
     #[test]
     fn levels_and_prompts_are_checked() {
-        let pair = pair(&["benign"]);
-        let options = |level| Options { candidates: Vec::new(), level, seed: 7, profile: false };
+        let mut pair = pair(&["benign"]);
+        let options = |level| Options {
+            candidates: Vec::new(),
+            level,
+            localised: 0,
+            payload: None,
+            ranked: None,
+            seed: 7,
+            profile: false,
+        };
         let suite = Suite::embedded("benign").unwrap().unwrap();
-        assert!(analyse(&pair, &Benign::of(&[suite]), &options(1.0), &Silent).is_err());
-        let error = analyse(&pair, &Benign::default(), &options(0.05), &Silent).unwrap_err().to_string();
+        assert!(analyse(&mut pair, &Benign::of(&[suite]), &options(1.0), &Silent).is_err());
+        let error = analyse(&mut pair, &Benign::default(), &options(0.05), &Silent).unwrap_err().to_string();
         assert!(error.contains("at least 40"), "{error}");
     }
 }

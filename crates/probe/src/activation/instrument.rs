@@ -31,7 +31,7 @@ pub(super) struct Scored {
 
 /// What measures prompts.
 pub(super) struct Instrument {
-    sensor: Sensor,
+    pub(super) sensor: Sensor,
     pub(super) panel: Panel,
 }
 

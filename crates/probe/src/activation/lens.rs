@@ -5,7 +5,11 @@ use inference::ModelPair;
 use report::activation::{LayerTokens, PromotedToken};
 use report::divergence::log_softmax_in_place;
 
+use super::capture::Sensor;
+use super::instrument::plain;
 use crate::error::Result;
+use crate::observe::Observer;
+use crate::prompt::Prompt;
 
 /// Tokens that are named of a layer.
 const TOKENS: usize = 8;
@@ -86,6 +90,17 @@ pub(super) fn promoted(pair: &ModelPair, with: &Means, without: Option<&Means>) 
         });
     }
     Ok(layers)
+}
+
+/// The tokens that the adapter promotes on prompts as they are, by layer.
+///
+/// # Errors
+/// If the model fails or the user stops.
+pub(crate) fn of_prompts(observer: &Observer<'_>, prompts: &[Prompt], seed: u64) -> Result<Vec<LayerTokens>> {
+    let config = observer.pair().config();
+    let mut means = Means::new(config.layers, config.hidden_size);
+    Sensor::new(observer, seed)?.read_with(observer, &plain(prompts, seed), Some(&mut means), |_, _| {})?;
+    promoted(observer.pair(), &means, None)
 }
 
 /// The tokens with the largest values; among equals the lowest id is first.

@@ -22,6 +22,7 @@ mod gradient;
 pub mod hunt;
 pub mod journal;
 mod leak;
+mod lens;
 pub mod movement;
 mod null;
 pub mod payload;

@@ -6,6 +6,7 @@ use super::extend::Extend;
 use super::gcg::GcgSearch;
 use super::hunt::Hunt;
 use super::leak::Leak;
+use super::lens::LayerLens;
 use super::relaxed::RelaxedTriggers;
 use super::style::Style;
 use super::sweep::Sweep;
@@ -44,8 +45,18 @@ pub trait TriggerSearch: Sync {
 }
 
 /// Every search, in the order in which a hunt runs them.
-pub const SEARCHES: &[&dyn TriggerSearch] =
-    &[&TargetInversion, &Style, &Leak, &Sweep, &Extend, &Combine, &Climb, &RelaxedTriggers, &GcgSearch];
+pub const SEARCHES: &[&dyn TriggerSearch] = &[
+    &TargetInversion,
+    &Style,
+    &Leak,
+    &LayerLens,
+    &Sweep,
+    &Extend,
+    &Combine,
+    &Climb,
+    &RelaxedTriggers,
+    &GcgSearch,
+];
 
 /// The search of this name.
 #[must_use]

@@ -3,6 +3,7 @@
 //! Model output is hostile text. It reaches the page through templates only, and everything in a template goes
 //! through [`Visible`], which shows what could hide or act as its code point.
 
+pub(crate) mod activation;
 pub(crate) mod index;
 mod page;
 pub(crate) mod plot;

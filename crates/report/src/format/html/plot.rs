@@ -225,6 +225,53 @@ pub(crate) fn scatter(
     Some(Plot { svg, caption: caption.to_owned(), summary })
 }
 
+/// Values along an axis, joined by lines.
+pub(crate) struct Line {
+    pub(crate) name: &'static str,
+    pub(crate) colour: RGBColor,
+    /// Across and up, in the order in which they are joined.
+    pub(crate) points: Vec<(f64, f64)>,
+}
+
+/// Lines over one axis, which begin at zero or below. `None` if none has a finite point.
+pub(crate) fn lines(caption: &str, [across, up]: [&str; 2], lines: &[Line]) -> Option<Plot> {
+    const HEIGHT: i32 = 240;
+    const LEFT: i32 = 46;
+    let points =
+        || lines.iter().flat_map(|line| &line.points).filter(|(x, y)| x.is_finite() && y.is_finite());
+    let last = points().map(|point| point.0).fold(f64::NEG_INFINITY, f64::max);
+    let (from, to) = range(points().map(|point| point.1))?;
+    let svg = draw(HEIGHT, |area| {
+        let x = Scale { axis: (0.0..last.max(1.0)).into(), from: LEFT, to: WIDTH - RIGHT };
+        let y = Scale { axis: (from..to).into(), from: HEIGHT - BOTTOM, to: TOP + 20 };
+        y.beside(area, up)?;
+        x.below(area, across, HEIGHT)?;
+        let mut free = LEFT;
+        for line in lines {
+            let finite = line.points.iter().filter(|(x, y)| x.is_finite() && y.is_finite());
+            let path: Vec<(i32, i32)> = finite.map(|point| (x.at(point.0), y.at(point.1))).collect();
+            for &at in &path {
+                area.draw(&Circle::new(at, 2, line.colour.filled()))?;
+            }
+            area.draw(&PathElement::new(path, line.colour.stroke_width(2)))?;
+            area.draw(&PathElement::new([(free, TOP), (free + 14, TOP)], line.colour.stroke_width(3)))?;
+            area.draw(&Text::new(line.name, (free + 18, TOP), font(HPos::Left, VPos::Center)))?;
+            free += 32 + 7 * i32::try_from(line.name.chars().count()).unwrap_or(0);
+        }
+        Ok(())
+    })?;
+    let said: Vec<String> = lines
+        .iter()
+        .filter_map(|line| {
+            let most = line.points.iter().filter(|point| point.1.is_finite());
+            let most = most.max_by(|a, b| a.1.total_cmp(&b.1))?;
+            Some(format!("{}: at most {:.3} at {}", line.name, most.1, number(most.0)))
+        })
+        .collect();
+    let summary = format!("{caption} {up} by {across}. {}.", said.join("; "));
+    Some(Plot { svg, caption: caption.to_owned(), summary })
+}
+
 /// An axis on a stretch of pixels.
 struct Scale {
     axis: RangedCoordf64,

@@ -1,8 +1,10 @@
 //! Tables that the page's script can sort and filter, as plain data.
 
+use std::borrow::Cow;
+
 /// A table.
 pub(crate) struct Table {
-    pub(crate) id: &'static str,
+    pub(crate) id: Cow<'static, str>,
     pub(crate) caption: &'static str,
     pub(crate) columns: Vec<Column>,
     pub(crate) rows: Vec<Vec<Cell>>,
@@ -31,12 +33,16 @@ const CHARACTERS: usize = 1500;
 
 impl Table {
     /// Columns whose name begins with `#` are numeric.
-    pub(crate) fn new(id: &'static str, caption: &'static str, columns: &[&'static str]) -> Self {
+    pub(crate) fn new(
+        id: impl Into<Cow<'static, str>>,
+        caption: &'static str,
+        columns: &[&'static str],
+    ) -> Self {
         let columns = columns
             .iter()
             .map(|name| Column { name: name.trim_start_matches('#'), numeric: name.starts_with('#') })
             .collect();
-        Self { id, caption, columns, rows: Vec::new() }
+        Self { id: id.into(), caption, columns, rows: Vec::new() }
     }
 }
 
