@@ -104,7 +104,8 @@ pub struct CandidateRecord {
     /// How its payload depends on the adapter's scale and layers; absent where that was not asked for.
     #[serde(default)]
     pub dose: Option<Dose>,
-    /// How much the answer attends to it; absent where that was not asked for.
+    /// How much the answer attends to it; absent where that was not asked for, and where it has no place of its own tokens
+    /// with others before and behind, as without a template.
     #[serde(default)]
     pub attention: Option<Attention>,
 }

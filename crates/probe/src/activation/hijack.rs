@@ -9,7 +9,7 @@ use report::activation::dose::{Attention, AttentionLayer};
 use report::record::Cost;
 use report::significance::empirical_p;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::observe::Observer;
 use crate::progress;
 use crate::prompt::{Change, Prompt};
@@ -44,8 +44,15 @@ pub(super) fn attention(
     seed: u64,
 ) -> Result<Option<Attention>> {
     let Change::Insert { text, at } = change else { return Ok(None) };
-    let slots: Vec<Slot> =
-        prompts.iter().map(|prompt| Slot::new(observer.pair(), prompt, *at, seed)).collect::<Result<_>>()?;
+    let mut slots = Vec::with_capacity(prompts.len());
+    for prompt in prompts {
+        match Slot::new(observer.pair(), prompt, *at, seed) {
+            Ok(slot) => slots.push(slot),
+            // A place with nothing before or behind it, as without a template, has no text in its stead.
+            Err(Error::Inference(inference::Error::Request(_))) => {}
+            Err(error) => return Err(error),
+        }
+    }
     let Some(own) = shares(observer, &slots, text)? else { return Ok(None) };
     let mut controls = Vec::with_capacity(CONTROLS);
     for index in 0..CONTROLS as u64 {
