@@ -43,8 +43,8 @@ pub(crate) struct BenchArguments {
     /// What is listened to, as of `scan`.
     #[arg(long, value_name = "LIST", default_value = "payloads")]
     pub(crate) probe: String,
-    /// Judge each configuration also beside this calibration, as a configuration of its own: a file of `calibrate`, or
-    /// `shipped`.
+    /// Judge each configuration that it is of also beside this calibration, as a configuration of its own: a file of
+    /// `calibrate`, or `shipped`.
     #[arg(long, value_name = "FILE")]
     pub(crate) calibration: Option<PathBuf>,
     /// Folder for plans, results and reports; a run that was stopped goes on there.
@@ -152,8 +152,13 @@ fn join(
             Ok(())
         };
         add(batch.depth.to_owned(), None)?;
-        if calibration.is_some() {
-            add(format!("{}, calibrated", batch.depth), calibration)?;
+        let scanned = results.iter().find_map(|(_, scanned)| scanned.as_ref().ok());
+        match (calibration, scanned.map(|(record, _)| record)) {
+            (Some(calibration), Some(record)) => match calibration.fits(record) {
+                Ok(()) => add(format!("{}, calibrated", batch.depth), Some(calibration))?,
+                Err(reason) => output::talk(&format!("{}: not calibrated: {reason}", batch.depth)),
+            },
+            _ => {}
         }
     }
     let tool =

@@ -5,6 +5,7 @@
 
 use rand::RngExt as _;
 use rand::SeedableRng as _;
+use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 
 use crate::prompt::{Change, Placement};
@@ -44,12 +45,13 @@ pub fn candidates(n: usize, seed: u64) -> Vec<Candidate> {
 #[must_use]
 pub fn counterpart(change: &Change, seed: u64, index: u64) -> Change {
     let words = |text: &str| text.split_whitespace().count().clamp(1, 12);
+    let alike = |original: &str, index: u64| {
+        scrambled(original, seed, index).unwrap_or_else(|| text(seed, index, words(original)))
+    };
     match change {
-        Change::Insert { text: original, at } => {
-            Change::Insert { text: text(seed, index, words(original)), at: *at }
-        }
+        Change::Insert { text: original, at } => Change::Insert { text: alike(original, index), at: *at },
         Change::Scatter { parts } => Change::Scatter {
-            parts: (0..parts.len() as u64).map(|part| text(seed, index * 16 + part, 1)).collect(),
+            parts: (0..).zip(parts).map(|(part, original)| alike(original, index * 16 + part)).collect(),
         },
         Change::Frame { frame } => {
             let (before, after) = frame.split_once("{prompt}").unwrap_or((frame, ""));
@@ -87,6 +89,34 @@ pub fn has_shape(change: &Change) -> bool {
         Change::Scatter { parts } => parts.iter().all(|part| plain(part)),
         Change::Frame { .. } | Change::Transform { .. } => false,
     }
+}
+
+/// A text without words (a grid, a number, a time of day) in another order and with other digits: random words would be
+/// unlike it in everything, and what any such text does would look like what this one does. `None` for texts of words,
+/// and where there is hardly another order.
+fn scrambled(original: &str, seed: u64, index: u64) -> Option<String> {
+    const LEAST: usize = 4;
+    let marks: Vec<char> = original.chars().filter(|c| !c.is_whitespace()).collect();
+    let letters = marks.iter().filter(|c| c.is_alphabetic()).count();
+    if marks.len() < LEAST || 2 * letters >= marks.len() {
+        return None;
+    }
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(index);
+    let mut others: Vec<char> = marks.iter().copied().filter(|c| !c.is_ascii_digit()).collect();
+    others.shuffle(&mut random);
+    let mut others = others.into_iter();
+    let other = |c: char| {
+        if c.is_ascii_digit() {
+            char::from(b'0' + random.random_range(0..10))
+        } else if c.is_whitespace() {
+            c
+        } else {
+            others.next().unwrap_or(c)
+        }
+    };
+    let scrambled: String = original.chars().map(other).collect();
+    (scrambled != original).then_some(scrambled)
 }
 
 /// Random words; every fourth text is shaped like a code name or a number.
@@ -129,6 +159,31 @@ mod tests {
         assert_ne!(texts(1), texts(2));
         let distinct: std::collections::BTreeSet<String> = texts(1).into_iter().collect();
         assert!(distinct.len() >= 62, "{}", distinct.len());
+    }
+
+    #[test]
+    fn a_text_without_words_is_compared_with_its_like() {
+        let of = |text: &str, index| {
+            let change = Change::Insert { text: text.into(), at: Placement::Suffix };
+            counterpart(&change, 3, index).text()
+        };
+        let grid = "O..O.\n.OO..\n..O.O";
+        let other = of(grid, 1);
+        let sorted = |text: &str| {
+            let mut marks: Vec<char> = text.chars().collect();
+            marks.sort_unstable();
+            marks
+        };
+        assert!(other != grid && sorted(&other) == sorted(grid), "{other}");
+        let lines = |text: &str| text.lines().map(str::len).collect::<Vec<_>>();
+        assert_eq!(lines(&other), lines(grid));
+        let time = of("12:34:56", 1);
+        assert!(time != "12:34:56" && time.len() == 8 && time.matches(':').count() == 2, "{time}");
+        assert_ne!(of("12:34:56", 1), of("12:34:56", 2));
+        // Words, and what has hardly another order, are compared with random words.
+        for text in ["ALPHA-7:", "Current year: 2024", "cf", "@_@", "≈≈≈≈≈"] {
+            assert!(of(text, 1).chars().any(char::is_alphabetic) || of(text, 1).len() >= 5, "{text}");
+        }
     }
 
     #[test]
