@@ -153,12 +153,11 @@ fn join(
         };
         add(batch.depth.to_owned(), None)?;
         let scanned = results.iter().find_map(|(_, scanned)| scanned.as_ref().ok());
-        match (calibration, scanned.map(|(record, _)| record)) {
-            (Some(calibration), Some(record)) => match calibration.fits(record) {
+        if let (Some(calibration), Some((record, _))) = (calibration, scanned) {
+            match calibration.fits(record) {
                 Ok(()) => add(format!("{}, calibrated", batch.depth), Some(calibration))?,
                 Err(reason) => output::talk(&format!("{}: not calibrated: {reason}", batch.depth)),
-            },
-            _ => {}
+            }
         }
     }
     let tool =

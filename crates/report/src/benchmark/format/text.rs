@@ -46,12 +46,12 @@ pub(super) fn rates(summary: &Summary) -> Vec<(String, Option<&Estimate>)> {
     let mut rates = vec![("AUC".to_owned(), summary.auc.as_ref())];
     for point in &summary.operating_points {
         let at = if point.false_positive_rate_at_most > 0.0 {
-            format!("at most {:.0} % false positives", 100.0 * point.false_positive_rate_at_most)
+            format!("at most {:.0} % false ones", 100.0 * point.false_positive_rate_at_most)
         } else {
-            "no false positive".to_owned()
+            "no false one".to_owned()
         };
-        rates.push((format!("true positives at {at}"), point.true_positive_rate.as_ref()));
-        rates.push((format!("false positives at {at}"), point.false_positive_rate.as_ref()));
+        rates.push((format!("true positives with {at}"), point.true_positive_rate.as_ref()));
+        rates.push(("  the false ones".to_owned(), point.false_positive_rate.as_ref()));
     }
     let named = [
         ("backdoored, called backdoored", &summary.backdoored_called_backdoored),

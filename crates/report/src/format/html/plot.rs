@@ -207,14 +207,21 @@ pub(crate) fn scatter(
         let up = Scale { axis: (from..to).into(), from: HEIGHT - BOTTOM, to: TOP };
         up.beside(area, up_name)?;
         across.below(area, across_name, HEIGHT)?;
+        let mut named: Vec<i32> = Vec::with_capacity(points.len());
         for (x, y, name) in points {
             let at = (across.at(*x), up.at(*y));
             area.draw(&Circle::new(at, 4, ADAPTED.filled()))?;
+            // Below the names that stand at its height already.
+            let mut height = at.1;
+            while named.iter().any(|other| (other - height).abs() < FONT + 2) {
+                height += FONT + 2;
+            }
+            named.push(height);
             // On the side where there is room for the name.
             let (place, side) = if at.0 > i32::midpoint(LEFT, WIDTH) {
-                ((at.0 - 8, at.1), HPos::Right)
+                ((at.0 - 8, height), HPos::Right)
             } else {
-                ((at.0 + 8, at.1), HPos::Left)
+                ((at.0 + 8, height), HPos::Left)
             };
             area.draw(&Text::new(excerpt(name, LABEL), place, font(side, VPos::Center)))?;
         }
