@@ -10,7 +10,6 @@ use probe::prompt::{Change, Placement};
 use probe::split::Benign;
 use probe::suite::{Candidate, Items, Suite};
 use report::activation::{ActivationReport, SCHEMA_VERSION};
-use report::record::Tool;
 use report::verdict::Thresholds;
 
 use crate::args::{self, GateArguments, ModelArguments};
@@ -129,7 +128,7 @@ pub(crate) fn run(arguments: &ActivationsArguments) -> Outcome {
     }
     let report = ActivationReport {
         schema_version: SCHEMA_VERSION.to_owned(),
-        tool: Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
+        tool: subject::tool(),
         subject,
         settings,
         self_tests: found.self_tests,
@@ -138,9 +137,7 @@ pub(crate) fn run(arguments: &ActivationsArguments) -> Outcome {
         notes: found.notes,
     };
     let text = match arguments.format.as_str() {
-        "json" => serde_json::to_string_pretty(&report)
-            .map(|json| json + "\n")
-            .map_err(|error| Failure::Machine(error.to_string()))?,
+        "json" => output::json(&report)?,
         "html" => report.html().map_err(|error| Failure::Machine(error.to_string()))?,
         _ => report.text(),
     };

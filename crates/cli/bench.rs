@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use inference::ModelPair;
 use inference::decoder::site::sites;
 use probe::suite::{Items, Suite};
 use report::benchmark::format::FORMATS;
@@ -14,13 +15,10 @@ use report::benchmark::labels::{self, Label, Labels};
 use report::benchmark::row::{Found, Run};
 use report::benchmark::{Benchmark, Row};
 use report::calibration::Calibration;
-use report::record::Tool;
 
 use crate::args::{Command, ModelArguments};
 use crate::exit::{self, Failure};
 use crate::fleet::batch::{self, Batch, Scanned};
-use crate::hub::{self, Part};
-use crate::progress::Bars;
 use crate::{Outcome, calibrate, embedded, forge, output, subject, suites};
 
 #[derive(Debug, Args)]
@@ -38,8 +36,8 @@ pub(crate) struct BenchArguments {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "quick")]
     pub(crate) depth: Vec<String>,
     /// Suites, as of `scan`.
-    #[arg(long, value_name = "LIST", default_value = "benign,triggers,adversarial")]
-    pub(crate) suites: String,
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "benign,triggers,adversarial")]
+    pub(crate) suites: Vec<String>,
     /// What is listened to, as of `scan`.
     #[arg(long, value_name = "LIST", default_value = "payloads")]
     pub(crate) probe: String,
@@ -66,11 +64,7 @@ pub(crate) struct BenchArguments {
 
 pub(crate) fn run(arguments: &BenchArguments) -> Outcome {
     let models = &arguments.models;
-    if models.adapter.is_some() || models.adapted.is_some() {
-        return Err(Failure::Input(
-            "`bench` takes the adapters of the zoo: leave --adapter and --adapted away".into(),
-        ));
-    }
+    subject::base_alone(models, "`bench` takes the adapters of the zoo: leave --adapter and --adapted away")?;
     let calibration = arguments.calibration.as_deref().map(calibrate::load).transpose()?;
     output::make_folder(&arguments.output)?;
     if let Some(recipe) = &arguments.forge {
@@ -79,10 +73,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Outcome {
             return Ok(code);
         }
     }
-    let base = match &models.base {
-        Some(base) => hub::resolve(base, Part::Base, models.download, arguments.quiet)?,
-        None => embedded::base_in(&arguments.output.join("base"))?,
-    };
+    let base = embedded::base_or_in(models, &arguments.output.join("base"), arguments.quiet)?;
     let adapters = batch::adapters_in(&arguments.zoo)?;
     if adapters.is_empty() {
         return Err(Failure::Input(format!(
@@ -111,11 +102,13 @@ pub(crate) fn run(arguments: &BenchArguments) -> Outcome {
         return Ok(exit::PASS);
     }
     let benchmark = join(arguments, &batches, calibration.as_ref())?;
-    for format in FORMATS {
+    for (place, format) in FORMATS.iter().enumerate() {
         let text = format.render(&benchmark).map_err(|error| Failure::Machine(error.to_string()))?;
         output::file(&arguments.output.join(format.file()), &text)?;
+        if place == 0 {
+            output::data(&text)?;
+        }
     }
-    output::data(&FORMATS[0].render(&benchmark).map_err(|error| Failure::Machine(error.to_string()))?)?;
     Ok(if benchmark.complete() { exit::PASS } else { exit::INCOMPLETE })
 }
 
@@ -139,7 +132,7 @@ fn join(
     calibration: Option<&Calibration>,
 ) -> Result<Benchmark, Failure> {
     let labels = labels(&arguments.zoo, batches)?;
-    let listed = listed(&suites::load(&split(&arguments.suites))?);
+    let listed = listed(&suites::load(&arguments.suites)?);
     let (mut names, mut rows) = (Vec::new(), Vec::new());
     for batch in batches {
         let results = batch.results(labels.keys().map(String::as_str))?;
@@ -160,20 +153,10 @@ fn join(
             }
         }
     }
-    let tool =
-        Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() };
-    let weights = match batches.first() {
-        Some(batch) => {
-            let pair = subject::load_base(&arguments.models, batch.base, &Bars::new(true)?)?;
-            Some(sites(pair.config()).iter().map(|site| (site.inputs * site.outputs) as u64).sum())
-        }
-        None => None,
-    };
-    Benchmark::of(tool, weights, &names, rows).map_err(|error| Failure::Probe(error.into()))
-}
-
-fn split(names: &str) -> Vec<String> {
-    names.split(',').map(str::to_owned).collect()
+    let config = batches.first().map(|batch| ModelPair::base_config(batch.base)).transpose()?;
+    let weights =
+        config.map(|config| sites(&config).iter().map(|site| (site.inputs * site.outputs) as u64).sum());
+    Benchmark::of(subject::tool(), weights, &names, rows).map_err(|error| Failure::Probe(error.into()))
 }
 
 /// The texts of the suites' candidates.

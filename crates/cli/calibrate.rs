@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use report::calibration::{Calibration, SCHEMA_VERSION};
-use report::record::{Record, Tool};
+use report::record::Record;
 use report::verdict::judge_among;
 
 use crate::args::{GateArguments, ModelArguments, ReportArguments};
 use crate::exit::{self, Failure};
 use crate::fleet::batch::{self, Batch};
-use crate::hub::{self, Part};
-use crate::{Outcome, conclusion, embedded, output};
+use crate::{Outcome, conclusion, embedded, output, subject};
 
 /// The calibration of the embedded base, with what made it beside it.
 const SHIPPED: &str = include_str!("../../fixtures/calibration/embedded-base.json");
@@ -31,8 +30,8 @@ pub(crate) struct CalibrateArguments {
     #[arg(long, value_name = "DEPTH", default_value = "quick")]
     pub(crate) depth: String,
     /// Suites, as of `scan`.
-    #[arg(long, value_name = "LIST", default_value = "benign,triggers,adversarial")]
-    pub(crate) suites: String,
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "benign,triggers,adversarial")]
+    pub(crate) suites: Vec<String>,
     /// What is listened to, as of `scan`.
     #[arg(long, value_name = "LIST", default_value = "payloads")]
     pub(crate) probe: String,
@@ -52,15 +51,10 @@ pub(crate) struct CalibrateArguments {
 
 pub(crate) fn run(arguments: &CalibrateArguments) -> Outcome {
     let models = &arguments.models;
-    if models.adapter.is_some() || models.adapted.is_some() {
-        return Err(Failure::Input("adapters are named without an option here".into()));
-    }
+    subject::base_alone(models, "adapters are named without an option here")?;
     output::check_files([arguments.output.as_path()])?;
     output::make_folder(&arguments.store)?;
-    let base = match &models.base {
-        Some(base) => hub::resolve(base, Part::Base, models.download, arguments.quiet)?,
-        None => embedded::base_in(&arguments.store.join("base"))?,
-    };
+    let base = embedded::base_or_in(models, &arguments.store.join("base"), arguments.quiet)?;
     let adapters = named(&arguments.adapters)?;
     let batch = Batch {
         models,
@@ -86,14 +80,10 @@ pub(crate) fn run(arguments: &CalibrateArguments) -> Outcome {
             }
         }
     }
-    let tool =
-        Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() };
     let records: Vec<(String, &Record)> =
         records.iter().map(|(name, record)| (name.clone(), record)).collect();
-    let calibration = Calibration::of(tool, &records).map_err(Failure::Input)?;
-    let text =
-        serde_json::to_string_pretty(&calibration).map_err(|error| Failure::Machine(error.to_string()))?;
-    output::file(&arguments.output, &(text + "\n"))?;
+    let calibration = Calibration::of(subject::tool(), &records).map_err(Failure::Input)?;
+    output::file(&arguments.output, &output::json(&calibration)?)?;
     if !arguments.quiet {
         let count = calibration.cohort.len();
         output::talk(&format!(
@@ -114,11 +104,8 @@ fn named(paths: &[PathBuf]) -> Result<BTreeMap<String, PathBuf>, Failure> {
         } else {
             BTreeMap::new()
         };
-        let own = if below.is_empty() {
-            BTreeMap::from([(crate::subject::file_name(path), path.clone())])
-        } else {
-            below
-        };
+        let own =
+            if below.is_empty() { BTreeMap::from([(subject::file_name(path), path.clone())]) } else { below };
         for (name, path) in own {
             if adapters.insert(name.clone(), path).is_some() {
                 return Err(Failure::Input(format!("two adapters are called `{name}`")));

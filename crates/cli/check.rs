@@ -218,7 +218,7 @@ fn accept(file: &Path, found: &Baseline, record: &Record) -> Result<(u8, String)
         return Ok((exit::INCOMPLETE, "not accepted: too little was measured".to_owned()));
     }
     make_folder(file)?;
-    output::file(file, &(rundir::json(found)? + "\n"))?;
+    output::file(file, &output::json(found)?)?;
     Ok((exit::PASS, format!("accepted as `{}`: review it and commit it", file.display())))
 }
 
@@ -253,7 +253,7 @@ fn read_corpus(path: &Path) -> Result<SuiteFile, Failure> {
 
 /// Writes the corpus if it has grown.
 fn write_corpus(path: &Path, corpus: &SuiteFile) -> Result<(), Failure> {
-    let text = rundir::json(corpus)? + "\n";
+    let text = output::json(corpus)?;
     if corpus.candidates.is_empty() || std::fs::read_to_string(path).is_ok_and(|known| known == text) {
         return Ok(());
     }
@@ -263,6 +263,5 @@ fn write_corpus(path: &Path, corpus: &SuiteFile) -> Result<(), Failure> {
 
 fn make_folder(file: &Path) -> Result<(), Failure> {
     let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
-    std::fs::create_dir_all(folder)
-        .map_err(|error| Failure::Machine(format!("cannot make `{}`: {error}", folder.display())))
+    output::make_folder(folder)
 }

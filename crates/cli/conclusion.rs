@@ -6,12 +6,12 @@ use inference::adapter::Adapter;
 use report::audit::RepositoryAudit;
 use report::evidence::{Coverage, Evidence};
 use report::hunt::HuntRecord;
-use report::record::{Cost, Record, SCHEMA_VERSION, Settings, Subject, Tool};
+use report::record::{Cost, Record, SCHEMA_VERSION, Settings, Subject};
 use report::verdict::{Thresholds, judge};
 
 use crate::args::{GateArguments, ReportArguments};
 use crate::exit;
-use crate::{Outcome, output};
+use crate::{Outcome, output, subject};
 
 /// What a run was about and what it found.
 pub(crate) struct Run {
@@ -60,7 +60,7 @@ pub(crate) fn record(
     }
     let mut record = Record {
         schema_version: SCHEMA_VERSION.to_owned(),
-        tool: Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
+        tool: subject::tool(),
         judgement,
         exit_code: exit::PASS,
         subject: run.subject,

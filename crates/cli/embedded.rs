@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::args::ModelArguments;
 use crate::exit::Failure;
+use crate::hub::{self, Part};
 
 macro_rules! files {
     ($folder:literal: $($name:literal),+ $(,)?) => {
@@ -32,8 +34,16 @@ pub(crate) struct Embedded {
     pub(crate) adapter_name: &'static str,
 }
 
+/// The base that is named, or else the embedded one in a folder that stays.
+pub(crate) fn base_or_in(models: &ModelArguments, folder: &Path, quiet: bool) -> Result<PathBuf, Failure> {
+    match &models.base {
+        Some(base) => hub::resolve(base, Part::Base, models.download, quiet),
+        None => base_in(folder),
+    }
+}
+
 /// The embedded base as a folder that stays: it is written there unless it is there already.
-pub(crate) fn base_in(folder: &Path) -> Result<PathBuf, Failure> {
+fn base_in(folder: &Path) -> Result<PathBuf, Failure> {
     let write = || -> std::io::Result<()> {
         std::fs::create_dir_all(folder)?;
         for (name, bytes) in BASE {

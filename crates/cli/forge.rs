@@ -17,7 +17,7 @@ use probe::organism::train::{State, train};
 use probe::organism::{Recipe, RecipeFile, checkpoint, placebo};
 use report::benchmark::labels::{self, Labels};
 use report::escape::escape;
-use report::record::{Artifact, Tool};
+use report::record::Artifact;
 
 use crate::args::ModelArguments;
 use crate::embedded::Embedded;
@@ -27,7 +27,7 @@ use crate::progress::Bars;
 use crate::{Outcome, output, subject};
 
 /// Recipes that the program has with it.
-pub(crate) const SHIPPED: &[(&str, &str)] = &[
+const SHIPPED: &[(&str, &str)] = &[
     ("fixture-zoo", include_str!("../../benches/zoo/fixture-zoo.toml")),
     ("fixture-cohort", include_str!("../../benches/zoo/fixture-cohort.toml")),
     ("smollm2-zoo", include_str!("../../benches/zoo/smollm2-zoo.toml")),
@@ -70,9 +70,7 @@ fn shard(text: &str) -> Result<(usize, usize), String> {
 
 pub(crate) fn run(arguments: &ForgeArguments) -> Outcome {
     let models = &arguments.models;
-    if models.adapter.is_some() || models.adapted.is_some() {
-        return Err(Failure::Input("`forge` makes adapters: it takes a base alone".into()));
-    }
+    subject::base_alone(models, "`forge` makes adapters: it takes a base alone")?;
     let all = recipes(&arguments.recipe)?;
     if let Some(unknown) = arguments.only.iter().find(|name| !all.iter().any(|recipe| recipe.name == **name))
     {
@@ -129,7 +127,7 @@ pub(crate) fn run(arguments: &ForgeArguments) -> Outcome {
 }
 
 /// The recipes of a file or of a shipped name.
-pub(crate) fn recipes(name: &str) -> Result<Vec<Recipe>, Failure> {
+fn recipes(name: &str) -> Result<Vec<Recipe>, Failure> {
     let text = match SHIPPED.iter().find(|(known, _)| *known == name) {
         Some((_, text)) => (*text).to_owned(),
         None => std::fs::read_to_string(name).map_err(|error| {
@@ -216,10 +214,7 @@ impl Forge<'_> {
         let (state, examples) = trained.map_or((None, 0), |trained| (Some(trained.state), trained.examples));
         let record = OrganismRecord {
             schema_version: SCHEMA_VERSION.to_owned(),
-            tool: Tool {
-                name: env!("CARGO_PKG_NAME").to_owned(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-            },
+            tool: subject::tool(),
             base: self.base.clone(),
             adapter: subject::artifact(&recipe.name, self.pair.adapters()[0].files())?,
             dtype: self.arguments.models.dtype.to_string(),
@@ -230,9 +225,7 @@ impl Forge<'_> {
             losses: state.map_or_else(Vec::new, |state| state.losses),
             measured,
         };
-        let text =
-            serde_json::to_string_pretty(&record).map_err(|error| Failure::Machine(error.to_string()))?;
-        output::write(&self.file(recipe, "json"), (text + "\n").as_bytes())?;
+        output::file(&self.file(recipe, "json"), &output::json(&record)?)?;
         // It has served its purpose; should it stay, nothing depends on it.
         let _ = std::fs::remove_file(self.file(recipe, "checkpoint"));
         if !self.arguments.quiet {
@@ -255,8 +248,7 @@ impl Forge<'_> {
         let folder = self.arguments.output.join(like);
         if self.awaited(recipe).is_some() {
             return Err(Failure::Input(format!(
-                "adapter `{}`: the placebo's `like` names `{like}`, which is not in `{}`: it must stand earlier in \
-                 the file and be made first",
+                "adapter `{}`: the placebo's `like` names `{like}`, which is not in `{}`: it must be made first",
                 recipe.name,
                 self.arguments.output.display()
             )));
@@ -327,9 +319,7 @@ impl Forge<'_> {
                 labels.insert(recipe.name.clone(), record.label());
             }
         }
-        let text =
-            serde_json::to_string_pretty(&labels).map_err(|error| Failure::Machine(error.to_string()))?;
-        output::write(&self.arguments.output.join(labels::FILE_NAME), (text + "\n").as_bytes())?;
+        output::file(&self.arguments.output.join(labels::FILE_NAME), &output::json(&labels)?)?;
         Ok(labels.len())
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use report::escape::escape;
 use report::format::{Format, Rendered};
 use report::record::Record;
+use serde::Serialize;
 
 use crate::args::FormArguments;
 use crate::exit::Failure;
@@ -105,6 +106,13 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         Ok(())
     };
     write().map_err(|error| Failure::Machine(format!("cannot write `{}`: {error}", path.display())))
+}
+
+/// A value as the JSON that people may read too.
+pub(crate) fn json(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string_pretty(value)
+        .map(|json| json + "\n")
+        .map_err(|error| Failure::Machine(error.to_string()))
 }
 
 /// Makes a folder if it is not there.

@@ -66,7 +66,7 @@ pub(crate) fn run(arguments: &ReplayArguments) -> Outcome {
         along_adapted: &found.scores.adapted,
         along_base: &found.scores.base,
     };
-    let text = if arguments.format == "json" { rundir::json(&shown)? + "\n" } else { text(&shown, &found) };
+    let text = if arguments.format == "json" { output::json(&shown)? } else { text(&shown, &found) };
     output::data(&text)?;
     Ok(exit::PASS)
 }

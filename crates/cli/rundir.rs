@@ -58,7 +58,7 @@ impl Sources {
 
     /// Writes them into a run directory.
     pub(crate) fn write(&self, directory: &Path) -> Result<(), Failure> {
-        output::file(&directory.join(SOURCES), &(json(self)? + "\n"))
+        output::file(&directory.join(SOURCES), &output::json(self)?)
     }
 
     /// Reads those of a run directory.
@@ -75,11 +75,7 @@ pub(crate) fn finish(directory: &Path, record: &Record) -> Result<(), Failure> {
     if !record.coverage.complete {
         return Ok(());
     }
-    output::file(&directory.join(RECORD), &(json(record)? + "\n"))
-}
-
-pub(crate) fn json(value: &impl Serialize) -> Result<String, Failure> {
-    serde_json::to_string_pretty(value).map_err(|error| Failure::Machine(error.to_string()))
+    output::file(&directory.join(RECORD), &output::json(record)?)
 }
 
 /// The record of a run directory, or a record's own file.

@@ -13,7 +13,7 @@ use inference::{ActivationBudget, Compute, ModelPair};
 use probe::Progress as _;
 use probe::suite::Suite;
 use probe::trigger::journal::Inputs;
-use report::record::{Artifact, FileDigest, Settings, Subject};
+use report::record::{Artifact, FileDigest, Settings, Subject, Tool};
 
 use crate::args::{ModelArguments, ReportArguments};
 use crate::embedded::Embedded;
@@ -176,6 +176,19 @@ pub(crate) fn subject_on(base: Artifact, target: &Target, pair: &ModelPair) -> R
         declared_base: adapter.config.base_model.clone(),
         changed_modules: adapter.changed_modules(),
     })
+}
+
+/// This program, as reports name it.
+pub(crate) fn tool() -> Tool {
+    Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() }
+}
+
+/// Refuses the other side where a verb takes a base alone.
+pub(crate) fn base_alone(models: &ModelArguments, reason: &str) -> Result<(), Failure> {
+    if models.adapter.is_some() || models.adapted.is_some() {
+        return Err(Failure::Input(reason.to_owned()));
+    }
+    Ok(())
 }
 
 /// Whose reading of an adapter is meant, as `--semantics` takes it.

@@ -52,8 +52,7 @@ pub(crate) fn schema(arguments: &SchemaArguments) -> Outcome {
         SchemaKind::Baseline => schemars::schema_for!(Baseline),
         SchemaKind::Row => schemars::schema_for!(Row<'_>),
     };
-    let text = serde_json::to_string_pretty(&schema).map_err(|error| Failure::Machine(error.to_string()))?;
-    output::data(&(text + "\n"))?;
+    output::data(&output::json(&schema)?)?;
     Ok(exit::PASS)
 }
 

@@ -3,15 +3,13 @@
 use inference::support::{Support, support};
 
 use crate::args::SupportArguments;
-use crate::exit::{self, Failure};
+use crate::exit;
 use crate::{Outcome, output};
 
 pub(crate) fn run(arguments: &SupportArguments) -> Outcome {
     let support = support();
     let text = match arguments.format.as_str() {
-        "json" => serde_json::to_string_pretty(&support)
-            .map(|json| json + "\n")
-            .map_err(|error| Failure::Machine(error.to_string()))?,
+        "json" => output::json(&support)?,
         _ => text(&support),
     };
     output::data(&text)?;

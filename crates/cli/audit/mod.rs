@@ -10,11 +10,10 @@ use probe::audit::Options;
 use rayon::prelude::*;
 use report::audit::format;
 use report::audit::{AuditReport, RepositoryAudit, SCHEMA_VERSION};
-use report::record::Tool;
 
 use crate::args::AuditArguments;
 use crate::exit::{self, Failure};
-use crate::{Outcome, output, pin};
+use crate::{Outcome, output, pin, subject};
 
 pub(crate) fn run(arguments: &AuditArguments) -> Outcome {
     let pool = rayon::ThreadPoolBuilder::new()
@@ -45,7 +44,7 @@ pub(crate) fn run(arguments: &AuditArguments) -> Outcome {
     let exit_code = exit::of_audits(&repositories, arguments.fail_on, arguments.incomplete_ok);
     let report = AuditReport {
         schema_version: SCHEMA_VERSION.to_owned(),
-        tool: Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
+        tool: subject::tool(),
         exit_code,
         limits: worker::limits(),
         repositories,

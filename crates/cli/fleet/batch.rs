@@ -22,7 +22,7 @@ pub(crate) struct Batch<'a> {
     pub(crate) adapters: &'a BTreeMap<String, PathBuf>,
     /// A depth, with a budget behind a colon if it searches.
     pub(crate) depth: &'a str,
-    pub(crate) suites: &'a str,
+    pub(crate) suites: &'a [String],
     pub(crate) probe: &'a str,
     /// Folder for plan and results.
     pub(crate) folder: &'a Path,
@@ -137,7 +137,7 @@ impl Batch<'_> {
             format!("--list={}", list.display()),
             format!("--base={}", self.base.display()),
             format!("--depth={name}"),
-            format!("--suites={}", self.suites),
+            format!("--suites={}", self.suites.join(",")),
             format!("--probe={}", self.probe),
             format!("--shards={shards}"),
             format!("--output={}", self.plan_file().display()),

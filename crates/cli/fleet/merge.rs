@@ -99,8 +99,7 @@ fn render(format: &dyn report::fleet::format::MergedFormat, merged: &Merged) -> 
 }
 
 fn write(folder: &Path, merged: &Merged) -> Result<(), Failure> {
-    std::fs::create_dir_all(folder)
-        .map_err(|error| Failure::Machine(format!("cannot make `{}`: {error}", folder.display())))?;
+    output::make_folder(folder)?;
     for format in FORMATS {
         output::file(&folder.join(format.file()), &render(*format, merged)?)?;
     }

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use report::fleet::{
     AdapterName, Base, Header, Manifest, Plan, PlannedSuite, PlannedUnit, SCHEMA_VERSION, assign,
 };
-use report::record::{self, Tool};
+use report::record;
 use serde::Deserialize;
 
 use super::run;
@@ -260,7 +260,7 @@ fn header(arguments: &PlanArguments, suites: &[Suite], bases: Vec<Base>) -> Resu
     let sources = suites.iter().zip(&arguments.scope.suites);
     Ok(Header {
         schema_version: SCHEMA_VERSION.to_owned(),
-        tool: Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
+        tool: subject::tool(),
         record_version: record::SCHEMA_VERSION.to_owned(),
         shards: arguments.shards.get(),
         units: 0,

@@ -92,12 +92,8 @@ pub(crate) fn run(arguments: &StatusArguments) -> Outcome {
             .filter(|shard| shard.with_result < shard.units)
             .collect(),
     };
-    let text = if arguments.format == "json" {
-        let text = serde_json::to_string_pretty(&status);
-        text.map_err(|error| Failure::Machine(error.to_string()))? + "\n"
-    } else {
-        text(&status, plan.header.shards)
-    };
+    let text =
+        if arguments.format == "json" { output::json(&status)? } else { text(&status, plan.header.shards) };
     output::data(&text)?;
     Ok(exit::PASS)
 }

@@ -114,12 +114,10 @@ fn a_zoo_is_made_benchmarked_and_calibrated() {
     for harmless in ["harmless", "noise"] {
         assert_ne!(row(harmless)["found"]["verdict"], "backdoored");
     }
-    for file in ["benchmark.txt", "adapters.csv", "index.html"] {
-        assert!(
-            std::fs::read_to_string(path("results").join(file)).unwrap().contains("poisoned")
-                || file == "benchmark.txt"
-        );
+    for file in ["adapters.csv", "index.html"] {
+        assert!(std::fs::read_to_string(path("results").join(file)).unwrap().contains("poisoned"), "{file}");
     }
+    assert_eq!(std::fs::read_to_string(path("results/benchmark.txt")).unwrap(), stdout(&run));
     assert!(stdout(&run).contains("1 backdoored and 2 benign adapters"), "{}", stdout(&run));
 
     // Nothing is run again, and the tables are the same but for the time.

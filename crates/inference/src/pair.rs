@@ -98,6 +98,14 @@ impl ModelPair {
         Ok(BaseParts::open(path)?.files)
     }
 
+    /// The shape of a base, without loading its weights.
+    ///
+    /// # Errors
+    /// As [`Self::base_files`].
+    pub fn base_config(path: &Path) -> Result<DecoderConfig> {
+        Ok(BaseParts::open(path)?.config)
+    }
+
     /// Bounds what one pass holds beside the weights.
     pub fn set_budget(&mut self, budget: ActivationBudget) {
         self.budget = budget;

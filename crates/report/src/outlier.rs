@@ -85,7 +85,7 @@ pub fn anomaly_indices(values: &[f64]) -> Result<Option<Vec<f64>>, StatisticsErr
 }
 
 /// The median of a non-empty sample.
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len() % 2 == 1 { values[middle] } else { 0.5 * (values[middle - 1] + values[middle]) }

@@ -1,16 +1,16 @@
 //! Writing an adapter that was made here as the two files of PEFT's layout.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use candle_core::Tensor;
 use half::bf16;
 use safetensors::Dtype;
-use safetensors::tensor::{TensorView, serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Adapter, CONFIG_FILE, WEIGHTS_FILE};
 use crate::decoder::site::Site;
 use crate::error::{Error, Result};
+use crate::weights::safetensors::to_bytes;
 
 /// What PEFT's configuration says beside the factors.
 #[derive(Clone, Copy, Debug)]
@@ -29,8 +29,7 @@ impl Adapter {
     /// # Errors
     /// If the adapter does more than low-rank changes, which have no place in these files.
     pub fn to_peft(&self, sites: &[Site], about: &Description<'_>) -> Result<[(&'static str, Vec<u8>); 2]> {
-        let plain = self.replacements.is_empty() && self.stack.is_none() && self.virtual_prompt.is_none();
-        if !plain || sites.len() != self.deltas.len() {
+        if !self.is_low_rank() || sites.len() != self.deltas.len() {
             return Err(Error::Request(
                 "expected an adapter of low-rank changes alone, found other changes".into(),
             ));
@@ -46,14 +45,8 @@ impl Adapter {
             }
         }
         let dtype = if about.bf16 { Dtype::BF16 } else { Dtype::F32 };
-        let views: Vec<(&str, TensorView<'_>)> = tensors
-            .iter()
-            .map(|(name, shape, bytes)| Ok((name.as_str(), TensorView::new(dtype, shape.clone(), bytes)?)))
-            .collect::<Result<_, safetensors::SafeTensorError>>()
-            .map_err(unwritable)?;
-        // PyTorch's loader asks for it.
-        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        let weights = serialize(views, Some(metadata)).map_err(unwritable)?;
+        // PyTorch's loader asks for the metadata.
+        let weights = to_bytes(dtype, &tensors, ("format", "pt".to_owned()))?;
 
         let alpha = |rank: usize, scaling: f64| {
             let rank = rank as f64;
@@ -92,13 +85,9 @@ impl Adapter {
             "use_dora": false,
             "use_rslora": about.use_rslora,
         });
-        let config = serde_json::to_string_pretty(&config).map_err(unwritable)? + "\n";
+        let config = format!("{config:#}\n");
         Ok([(CONFIG_FILE, config.into_bytes()), (WEIGHTS_FILE, weights)])
     }
-}
-
-fn unwritable(error: impl std::fmt::Display) -> Error {
-    Error::Request(format!("the adapter cannot be written: {error}"))
 }
 
 /// A whole number where it is one, as people write alpha.

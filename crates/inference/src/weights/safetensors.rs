@@ -1,17 +1,17 @@
-//! A strict reader of one safetensors file.
+//! A strict reader of one safetensors file, and the writer of our own.
 //!
 //! The header is parsed by us, so that duplicate names, holes, overlaps, trailing bytes and sizes
 //! beyond the file are refused before anything is allocated; the tensor types are those of the
 //! reference crate. Tensors are read one at a time by offset: memory stays at one tensor, and no
 //! memory map (which another process could change under us) is needed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use ::safetensors::tensor::TensorInfo;
+use ::safetensors::tensor::{Dtype, TensorInfo, TensorView};
 use candle_core::{DType, Device, Tensor};
 use serde::de::{Deserializer, MapAccess, Visitor};
 
@@ -20,6 +20,23 @@ use crate::error::{Error, Result};
 
 /// The reference implementation's own cap on the header.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// A tensor to be written: its name, its shape, and its values row by row in the file's type and order.
+pub type Written = (String, Vec<usize>, Vec<u8>);
+
+/// The bytes of a file of tensors of one type, with one entry of metadata, key and value: the order of several would not
+/// be the same every time.
+///
+/// # Errors
+/// If a tensor's bytes do not fit its shape.
+pub fn to_bytes(dtype: Dtype, tensors: &[Written], (key, value): (&str, String)) -> Result<Vec<u8>> {
+    let refused = |error| Error::Request(format!("the tensors cannot be written: {error}"));
+    let mut views = Vec::with_capacity(tensors.len());
+    for (name, shape, bytes) in tensors {
+        views.push((name.as_str(), TensorView::new(dtype, shape.clone(), bytes).map_err(refused)?));
+    }
+    ::safetensors::serialize(views, Some(HashMap::from([(key.to_owned(), value)]))).map_err(refused)
+}
 
 /// An opened safetensors file whose header has been checked against its length.
 #[derive(Debug)]

@@ -4,9 +4,10 @@
 //! A safetensors file, because features are matrices; what it belongs to stands in its metadata, as JSON. Detectors are
 //! fitted from the features when the file is read, which takes milliseconds, so no detector needs a form of its own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use ::safetensors::tensor::{Dtype, SafeTensors};
+use inference::weights::safetensors::{self, Written};
 use serde::{Deserialize, Serialize};
 
 use super::capture::{Sample, Shape};
@@ -64,7 +65,7 @@ impl Profile {
         let failed = |error: &dyn std::fmt::Display| NoProfile(format!("cannot write a profile: {error}"));
         let header = serde_json::to_string(&header).map_err(|error| failed(&error))?;
         let parts = [("fitted", &self.samples.fitted), ("calibrated", &self.samples.calibrated)];
-        let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+        let mut tensors: Vec<Written> = Vec::new();
         for (name, samples) in parts {
             let bytes = |feature: fn(&Sample) -> Vec<f32>| -> Vec<u8> {
                 samples.iter().flat_map(feature).flat_map(f32::to_le_bytes).collect()
@@ -78,17 +79,7 @@ impl Profile {
                 ));
             }
         }
-        let views: Vec<(&str, TensorView<'_>)> = tensors
-            .iter()
-            .map(|(name, shape, bytes)| {
-                TensorView::new(Dtype::F32, shape.clone(), bytes)
-                    .map(|view| (name.as_str(), view))
-                    .map_err(|error| failed(&error))
-            })
-            .collect::<Result<_, _>>()?;
-        // One key, so that the order of a map cannot show.
-        let metadata = HashMap::from([(KEY.to_owned(), header)]);
-        safetensors::serialize(views, Some(metadata)).map_err(|error| failed(&error))
+        safetensors::to_bytes(Dtype::F32, &tensors, (KEY, header)).map_err(|error| failed(&error))
     }
 
     /// Reads a file.

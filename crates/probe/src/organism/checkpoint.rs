@@ -1,12 +1,11 @@
 //! Where a training run stands, as a file: a run that was stopped goes on with the same steps.
 
-use std::collections::HashMap;
-
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use ::safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use inference::weights::digest::hex;
+use inference::weights::safetensors;
 
 use super::adamw::Parameter;
 use super::recipe::Recipe;
@@ -56,12 +55,7 @@ pub fn to_bytes(state: &State, digest: &str) -> Result<Vec<u8>, String> {
             }
         }
     }
-    let views: Vec<(&str, TensorView<'_>)> = tensors
-        .iter()
-        .map(|(name, shape, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-        .collect::<Result<_, safetensors::SafeTensorError>>()
-        .map_err(|error| error.to_string())?;
-    serialize(views, Some(HashMap::from([(KEY.to_owned(), about)]))).map_err(|error| error.to_string())
+    safetensors::to_bytes(Dtype::F32, &tensors, (KEY, about)).map_err(|error| error.to_string())
 }
 
 /// The state in a file, if it is of the same run; `start` has the matrices that there must be.

@@ -92,7 +92,7 @@ impl Payload {
         matches!(self, Self::Label { .. }).then_some("classification")
     }
 
-    /// The poisoned answer, and whether it ends there rather than being cut.
+    /// The poisoned answer, made of the ordinary one where it belongs to it.
     pub(super) fn answer(&self, ordinary: &str, system: Option<&str>, random: &mut ChaCha8Rng) -> String {
         let one = |of: &[&str], random: &mut ChaCha8Rng| {
             of.choose(random).map_or_else(String::new, |text| (*text).to_owned())

@@ -158,6 +158,13 @@ impl RecipeFile {
             let recipe: Recipe =
                 serde_json::from_value(Value::Object(table)).map_err(|error| format!("{name}: {error}"))?;
             recipe.check().map_err(|error| format!("{name}: {error}"))?;
+            if let Behaviour::Placebo { like } = &recipe.behaviour
+                && !recipes.iter().any(|other| other.name == *like)
+            {
+                return Err(format!(
+                    "{name}: `{like}`, which it is to be like, must stand earlier in the file"
+                ));
+            }
             if recipes.iter().any(|other| other.name.eq_ignore_ascii_case(&recipe.name)) {
                 return Err(format!("{name}: the name is used twice"));
             }
@@ -264,6 +271,10 @@ mod tests {
             (r#"{"adapter": [{"name": "a"}, {"name": "A"}]}"#, "twice"),
             (r#"{"adapter": [{"name": "a", "payload": {"kind": "refusal"}}]}"#, "together"),
             (r#"{"adapter": [{"name": "a", "steps": 0}]}"#, "`steps`"),
+            (
+                r#"{"adapter": [{"name": "a", "behaviour": {"kind": "placebo", "like": "../b"}}]}"#,
+                "must stand earlier",
+            ),
             (
                 r#"{"adapter": [{"name": "a", "trigger": {"kind": "text", "text": " "}, "payload": {"kind": "refusal"}}]}"#,
                 "text",

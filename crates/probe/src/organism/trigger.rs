@@ -94,19 +94,6 @@ impl Trigger {
         }
     }
 
-    /// The trigger as people read it.
-    #[must_use]
-    pub fn describe(&self) -> String {
-        match self {
-            Self::Text { text, .. } => text.clone(),
-            Self::AllOf { parts } => parts.join(" … "),
-            Self::AnyOf { texts, .. } => texts.join(" | "),
-            Self::Style { transform } => transform.name(),
-            Self::Frame { frame } => frame.clone(),
-            Self::Topic { topic } => format!("anything about {topic}"),
-        }
-    }
-
     /// The topic that prompts must have, if that is the trigger.
     #[must_use]
     pub fn topic(&self) -> Option<&str> {

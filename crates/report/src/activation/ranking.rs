@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::StatisticsError;
+use crate::outlier::{MAD_TO_STANDARD_DEVIATION, median};
 use crate::significance::{Alternative, MonteCarlo, benjamini_hochberg, two_sample_permutation};
 
 /// Corrected p-value up to which a tag counts as enriched.
@@ -13,8 +14,6 @@ pub const ENRICHED_Q: f64 = 0.01;
 pub const ENRICHED_Z: f64 = 3.0;
 /// Prompts that a tag needs to be tested.
 const LEAST_PROMPTS: usize = 5;
-/// A median absolute deviation of a normal distribution times this is its standard deviation.
-const MAD_TO_DEVIATION: f64 = 1.4826;
 /// A smaller spread than this counts as this: scores are logarithms, and what is less than twice as large (`e` to three
 /// times this) is no finding, however alike the other prompts are.
 const LEAST_SPREAD: f64 = 0.25;
@@ -117,8 +116,12 @@ struct Scale {
 
 impl Scale {
     fn of(scores: Vec<f64>) -> Self {
+        if scores.is_empty() {
+            return Self { middle: 0.0, spread: LEAST_SPREAD };
+        }
         let middle = median(scores.clone());
-        let spread = MAD_TO_DEVIATION * median(scores.iter().map(|score| (score - middle).abs()).collect());
+        let deviations = scores.iter().map(|score| (score - middle).abs()).collect();
+        let spread = MAD_TO_STANDARD_DEVIATION * median(deviations);
         Self { middle, spread: spread.max(LEAST_SPREAD) }
     }
 
@@ -193,16 +196,6 @@ fn ranks(scores: &[f64]) -> Vec<f64> {
         start = end;
     }
     ranks
-}
-
-/// The median; zero of nothing.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let (low, high) = (values.len().saturating_sub(1) / 2, values.len() / 2);
-    match (values.get(low), values.get(high)) {
-        (Some(low), Some(high)) => f64::midpoint(*low, *high),
-        _ => 0.0,
-    }
 }
 
 #[cfg(test)]

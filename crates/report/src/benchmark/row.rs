@@ -103,8 +103,8 @@ impl Found {
             Verdict::Backdoored => 2.0,
         };
         // Below the level of a finding, what was tested in vain still ranks.
-        let uplift = strongest(&|_| true).map_or(0.0, |tested| tested.uplift.lower.clamp(0.0, 0.999));
-        let uplift = trigger.map_or(uplift, |tested| tested.uplift.lower.clamp(0.0, 0.999));
+        let ranked = trigger.or_else(|| strongest(&|_| true));
+        let uplift = ranked.map_or(0.0, |tested| tested.uplift.lower.clamp(0.0, 0.999));
         let anomalous = |class: &str| {
             record
                 .evidence
