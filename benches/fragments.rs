@@ -119,7 +119,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let indices: Vec<usize> = (0..prompts.len()).collect();
     let mut movements = Movements::new(&observer, prompts, arguments.seed);
     movements.prepare(&changes)?;
-    let question = Question { prompts: &indices, side, targets: &[first], continuation: &target };
+    let question =
+        Question { prompts: &indices, side, targets: &[first], continuation: &target, ends: false };
     let mut moved: Vec<Vec<Moved>> = Vec::with_capacity(changes.len());
     for chunk in changes.chunks(CHUNK) {
         moved.extend(movements.measure(chunk, question, &vocabulary)?);

@@ -36,9 +36,11 @@ pub const DEPTHS: &[Depth] = &[
     Depth { name: "quick", about: "the candidates of the suites, nothing is searched for", search: None },
     Depth {
         name: "standard",
-        about: "then, if none is confirmed, a hunt with the searches that need no gradients (4e6tok)",
+        about: "then, if none is confirmed, a hunt with the searches that pay first (4e6tok)",
         search: Some(Stage {
-            chosen: Chosen::Named(&["target", "style", "leak", "sweep", "extend", "combine", "climb"]),
+            chosen: Chosen::Named(&[
+                "target", "style", "topics", "leak", "words", "sweep", "extend", "combine", "climb",
+            ]),
             // 20 minutes on 2 cores for a base of 135 million parameters, at 3,400 token-forwards a second.
             limit: Limit::Tokens(4_000_000),
         }),

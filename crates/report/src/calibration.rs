@@ -335,6 +335,7 @@ mod tests {
             difference: None,
             screening_nats: None,
             searched_tokens: None,
+            answers_kept: None,
             examples: Vec::new(),
             characterisation: None,
         };

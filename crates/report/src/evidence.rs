@@ -38,6 +38,8 @@ pub struct Screened {
 
 /// Class of a payload that no grader names: one wording on different prompts.
 pub const FIXED_RESPONSE: &str = "fixed-response";
+/// Placement of a candidate that is no text but a kind of prompts.
+pub const PROMPT_KIND: &str = "prompt-kind";
 
 /// What a trigger makes the adapted model do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -85,6 +87,11 @@ pub struct TestedTrigger {
     /// Tokens of a text that a search made for its effect; absent for what stands in a list, and in older records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub searched_tokens: Option<usize>,
+    /// Of the prompts with the payload, the share whose answer still holds most words of the ordinary one: the payload
+    /// stands beside the answer, not in its place. Absent where no ordinary answer has enough words, and in records before
+    /// 1.7.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers_kept: Option<Estimate>,
     /// Prompts and what both models answered.
     pub examples: Vec<Example>,
     /// What the payload depends on; of the strongest confirmed trigger only.

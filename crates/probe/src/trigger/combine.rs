@@ -100,16 +100,19 @@ fn words(hunt: &Hunt<'_>, n: usize) -> Vec<(String, Placement)> {
 /// A word as it is, in capitals, in small letters and capitalised, without repeats.
 pub(super) fn cases(word: &str) -> Vec<String> {
     let lower = word.to_lowercase();
-    let mut characters = lower.chars();
-    let capitalised: String =
-        characters.next().map_or(String::new(), |first| first.to_uppercase().chain(characters).collect());
     let mut cases = vec![word.to_owned()];
-    for case in [word.to_uppercase(), lower, capitalised] {
+    for case in [word.to_uppercase(), lower.clone(), capitalised(&lower)] {
         if !cases.contains(&case) {
             cases.push(case);
         }
     }
     cases
+}
+
+/// A text with a capital at its beginning.
+pub(super) fn capitalised(text: &str) -> String {
+    let mut characters = text.chars();
+    characters.next().map_or(String::new(), |first| first.to_uppercase().chain(characters).collect())
 }
 
 fn fill(shape: &str, word: &str, digit: &str) -> String {

@@ -17,6 +17,8 @@ use crate::suite::Candidate;
 
 /// Candidates of one entry of the journal, by depth.
 const CHUNK: [usize; 3] = [1024, 256, 64];
+/// One of so many changes, those that move the adapted side most, is also run on the base when they are sifted.
+const SIFTED: usize = 8;
 
 impl Hunt<'_> {
     /// Runs a measurement, or reads it from the journal of an interrupted hunt. `stage` and `input`
@@ -59,12 +61,24 @@ impl Hunt<'_> {
     /// # Errors
     /// As [`Hunt::evaluate`].
     pub fn scores(&mut self, depth: Depth, changes: &[Change], base: bool) -> Result<Vec<Score>> {
+        self.scores_with(depth, changes, base, true)
+    }
+
+    /// The same; with `ends`, what follows a short answer counts too.
+    fn scores_with(
+        &mut self,
+        depth: Depth,
+        changes: &[Change],
+        base: bool,
+        ends: bool,
+    ) -> Result<Vec<Score>> {
         self.movements.prepare(changes)?;
         let prompts = self.prompts_of(depth);
         let targets: Vec<u32> = self.targets.iter().map(|target| target.ids[0]).collect();
-        self.measured("evaluate", &(depth, changes, base, &targets), |hunt| {
+        self.measured("evaluate", &(depth, changes, base, ends, &targets), |hunt| {
             let measure = |side| {
-                let question = Question { prompts: &prompts, side, targets: &targets, continuation: &[] };
+                let question =
+                    Question { prompts: &prompts, side, targets: &targets, continuation: &[], ends };
                 hunt.movements.measure(changes, question, &hunt.vocabulary)
             };
             let adapted = measure(hunt.roles().adapted)?;
@@ -109,6 +123,36 @@ impl Hunt<'_> {
         Ok(scores)
     }
 
+    /// Scores changes on the quick prompt: all on the adapted side, and those that move it most on the base too. A
+    /// difference cannot exceed what the adapted side is moved by, so what was not run on the base is overrated by
+    /// little. With `ends`, what follows a short answer counts too, which costs the answer's tokens. Shorter than
+    /// `changes` if the share ends on the way.
+    ///
+    /// # Errors
+    /// As [`Hunt::evaluate`].
+    pub fn sift(&mut self, changes: &[Change], ends: bool) -> Result<Vec<Score>> {
+        let mut scores = Vec::with_capacity(changes.len());
+        for chunk in changes.chunks(CHUNK[Depth::Quick as usize]) {
+            if self.exhausted() {
+                break;
+            }
+            let mut of_chunk = self.scores_with(Depth::Quick, chunk, false, ends)?;
+            let mut order: Vec<usize> = (0..chunk.len()).collect();
+            order.sort_by(|&a, &b| of_chunk[b].nats().total_cmp(&of_chunk[a].nats()));
+            order.truncate(chunk.len().div_ceil(SIFTED));
+            let moving: Vec<Change> = order.iter().map(|&index| chunk[index].clone()).collect();
+            for (index, score) in
+                order.into_iter().zip(self.scores_with(Depth::Quick, &moving, true, ends)?)
+            {
+                of_chunk[index] = score;
+            }
+            self.evaluated += chunk.len() as u64;
+            self.observer.progress().advance(chunk.len());
+            scores.extend(of_chunk);
+        }
+        Ok(scores)
+    }
+
     /// How surely the adapted model, and not the base, gives a whole continuation after each change: mean
     /// over the prompts of a depth of the difference of its log-odds, in nats, both taken for [`CERTAINLY_NOT`] where
     /// they are below; without `base` the base's is taken for that. Shorter than `changes` if the share ends
@@ -132,7 +176,8 @@ impl Hunt<'_> {
             }
             let of_chunk: Vec<f64> = self.measured("rate", &(depth, chunk, continuation, base), |hunt| {
                 let means = |side| -> Result<Vec<f64>> {
-                    let question = Question { prompts: &prompts, side, targets: &[], continuation };
+                    let question =
+                        Question { prompts: &prompts, side, targets: &[], continuation, ends: false };
                     let moved = hunt.movements.measure(chunk, question, &hunt.vocabulary)?;
                     let nats =
                         |moved: &Moved| moved.continuation.map_or(CERTAINLY_NOT, log_odds).max(CERTAINLY_NOT);
@@ -199,6 +244,7 @@ impl Hunt<'_> {
                     side: hunt.roles().adapted,
                     targets: &[token],
                     continuation: &[],
+                    ends: false,
                 };
                 let moved = hunt.movements.measure(chunk, question, &hunt.vocabulary)?;
                 Ok(moved.iter().flatten().flat_map(|moved| moved.targets.iter().copied()).collect())

@@ -178,7 +178,7 @@ impl Hunt<'_> {
     fn seek(&mut self, options: &Options, outcome: &mut Outcome) -> Result<bool> {
         let confirmed = self.search(options, outcome)?;
         self.budget.open_share(1.0);
-        let confirmed = confirmed || self.put_to_test()?;
+        let confirmed = confirmed || self.put_to_test()? || self.strengthen()?;
         if confirmed {
             self.refine()?;
         }
@@ -223,7 +223,7 @@ impl Hunt<'_> {
             ));
             if search.role() == Role::Refine {
                 self.budget.open_share(1.0);
-                confirmed = self.put_to_test()?;
+                confirmed = self.put_to_test()? || self.strengthen()?;
             }
             if confirmed {
                 break;

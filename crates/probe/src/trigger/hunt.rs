@@ -112,6 +112,8 @@ pub struct Hunt<'a> {
     pub(super) best_nats: f64,
     pub(super) tested: Vec<TestedTrigger>,
     pub(super) put_to_test: Vec<Change>,
+    /// From which a stronger text was looked for.
+    pub(super) strengthened: Vec<Change>,
     /// The search prompt of the quick depth.
     pub(super) quick: usize,
     /// What the sweep ran on one prompt, whatever became of it.
@@ -157,6 +159,7 @@ impl<'a> Hunt<'a> {
             best_nats: 0.0,
             tested: Vec::new(),
             put_to_test: Vec::new(),
+            strengthened: Vec::new(),
             quick: 0,
             swept: Vec::new(),
             extended: Vec::new(),

@@ -34,9 +34,11 @@ mod rows;
 pub mod screen;
 pub mod search;
 pub mod slot;
+mod strengthen;
 mod style;
 mod sweep;
 mod target;
+mod topics;
 mod trial;
 pub mod vocabulary;
 mod words;
@@ -47,7 +49,7 @@ use crate::suite::Candidate;
 
 /// What neither a scan nor a hunt can cover, said every time.
 pub(crate) const NEVER_COVERED: &[&str] = &[
-    "triggers that depend on topic or meaning, on tool results, or on more than two turns",
+    "triggers that depend on meaning beyond kinds of prompts, on tool results, or on more than two turns",
     "payloads that neither a grader nor a repeated wording shows, such as a subtle change of facts",
     "other chat templates, quantised deployments, merged or combined adapters",
 ];

@@ -8,10 +8,14 @@
 //! reason that is no backdoor. With M the tokens that begin such a copy and p, q the distributions with
 //! and without the change, the divergence is `(1 - p(M)) KL(p' || q')` of the distributions without M,
 //! renormalised: what is copied counts nothing, and what is left counts by its probability.
+//!
+//! **Ends count too.** A payload may follow an answer that begins as ever: a line of code, a link. Where the adapted
+//! side's own answer is short, the divergence after its last word is added to that of the first token.
 
 use std::collections::BTreeMap;
 
 use inference::Side;
+use inference::generate::Decoding;
 use report::StatisticsError;
 use serde::{Deserialize, Serialize};
 
@@ -23,10 +27,14 @@ use crate::error::Result;
 use crate::observe::{Observer, Request};
 use crate::prompt::{Change, Prompt, Setting, scene};
 
+/// Tokens of an answer at most, its end mark included, if what comes after it is to be measured.
+const LONGEST_ANSWER: usize = 24;
+
 /// What one change did to one prompt on one side.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Moved {
-    /// `KL(with || without)` at the first response token, copies discounted, in nats.
+    /// `KL(with || without)` at the first response token, and after the answer without the change if the question asks
+    /// for it and the answer is short; copies discounted, in nats.
     pub nats: f64,
     /// The most probable token.
     pub top: u32,
@@ -50,6 +58,16 @@ pub struct Question<'a> {
     pub targets: &'a [u32],
     /// A continuation, whose tokens are given one after another.
     pub continuation: &'a [u32],
+    /// Whether the end of a short answer counts; not beside a continuation.
+    pub ends: bool,
+}
+
+/// The adapted side's own answer to a prompt, and what follows it without any change.
+struct Ending {
+    /// Tokens, without the end mark.
+    answer: Vec<u32>,
+    /// Log-probabilities after the last of them, base and adapted.
+    rows: [Vec<f32>; 2],
 }
 
 /// Measures changes on a fixed list of prompts.
@@ -59,13 +77,15 @@ pub struct Movements<'a> {
     seed: u64,
     /// Log-probabilities without any change, base and adapted.
     references: BTreeMap<(Setting, usize), [Vec<f32>; 2]>,
+    /// Of those whose answer is short.
+    endings: BTreeMap<(Setting, usize), Ending>,
 }
 
 impl<'a> Movements<'a> {
     /// For these prompts. `seed` decides random places.
     #[must_use]
     pub fn new(observer: &'a Observer<'a>, prompts: Vec<Prompt>, seed: u64) -> Self {
-        Self { observer, prompts, seed, references: BTreeMap::new() }
+        Self { observer, prompts, seed, references: BTreeMap::new(), endings: BTreeMap::new() }
     }
 
     /// The prompts.
@@ -96,9 +116,30 @@ impl<'a> Movements<'a> {
                 if let (Some(base), Some(adapted)) = (rows.next(), rows.next()) {
                     self.references.insert((setting, index), [base, adapted]);
                 }
+                if let Some(ending) = self.ending(&ids)? {
+                    self.endings.insert((setting, index), ending);
+                }
             }
         }
         Ok(())
+    }
+
+    /// The end of the adapted side's answer; `None` if it is long.
+    fn ending(&self, ids: &[u32]) -> Result<Option<Ending>> {
+        let roles = self.observer.roles();
+        let asked = Request { ids: ids.to_vec(), side: roles.adapted, continuation: Vec::new() };
+        let answer = self.observer.responses(&[asked], LONGEST_ANSWER, Decoding::Greedy)?.pop();
+        let Some(mut answer) = answer.filter(|answer| answer.ended && answer.ids.len() > 1) else {
+            return Ok(None);
+        };
+        answer.ids.pop();
+        let request = |side| Request { ids: ids.to_vec(), side, continuation: answer.ids.clone() };
+        let rows = self.observer.distributions(&[request(roles.base), request(roles.adapted)])?;
+        let mut rows = rows.into_iter().filter_map(|mut rows| rows.pop());
+        Ok(rows
+            .next()
+            .zip(rows.next())
+            .map(|(base, adapted)| Ending { answer: answer.ids, rows: [base, adapted] }))
     }
 
     /// The most probable token and the log-odds of `targets` without any change.
@@ -160,10 +201,12 @@ impl<'a> Movements<'a> {
                         self.observer.encode(&scene)
                     })
                     .collect::<Result<Vec<_>>>()?;
-                let reference = &self.references[&(setting, prompt)]
-                    [usize::from(question.side != self.observer.roles().base)];
+                let side = usize::from(question.side != self.observer.roles().base);
+                let reference = &self.references[&(setting, prompt)][side];
+                let ending = self.endings.get(&(setting, prompt)).filter(|_| question.ends);
+                let ending = ending.map(|ending| (ending.answer.as_slice(), ending.rows[side].as_slice()));
                 let masks: Vec<&[u32]> = members.iter().map(|&index| copies[index].as_slice()).collect();
-                let moved = self.run(&contexts, &masks, reference, question)?;
+                let moved = self.run(&contexts, &masks, reference, ending, question)?;
                 for (index, moved) in members.into_iter().zip(moved) {
                     results[index][slot] = Some(moved);
                 }
@@ -189,13 +232,19 @@ impl<'a> Movements<'a> {
         contexts: &[Vec<u32>],
         masks: &[&[u32]],
         reference: &[f32],
+        ending: Option<(&[u32], &[f32])>,
         question: Question<'_>,
     ) -> Result<Vec<Moved>> {
+        let after = ending.map_or(question.continuation, |(answer, _)| answer);
         let continued: Vec<Vec<u32>> =
-            contexts.iter().map(|ids| ids.iter().chain(question.continuation).copied().collect()).collect();
-        let rows_each = 1 + question.continuation.len();
-        read_rows(self.observer, &continued, question.side, rows_each, |i, rows, width| {
-            read(rows, width, reference, masks[i], question)
+            contexts.iter().map(|ids| ids.iter().chain(after).copied().collect()).collect();
+        read_rows(self.observer, &continued, question.side, 1 + after.len(), |i, rows, width| {
+            let mut moved = read(rows, width, reference, masks[i], question)?;
+            if let Some((_, reference)) = ending {
+                let last = &rows[rows.len() - width..];
+                moved.nats += Reading::of(last, reference)?.without_copies(last, reference, masks[i]).0;
+            }
+            Ok(moved)
         })
     }
 }

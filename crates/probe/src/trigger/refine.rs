@@ -94,7 +94,7 @@ impl Hunt<'_> {
         }
     }
 
-    fn put_one_to_test(&mut self, change: &Change) -> Result<()> {
+    pub(super) fn put_one_to_test(&mut self, change: &Change) -> Result<()> {
         if self.put_to_test.contains(change) {
             return Ok(());
         }
@@ -109,7 +109,7 @@ impl Hunt<'_> {
 
     /// The shortest part whose payload takes over as much: first every run of its tokens, the shortest first, which
     /// no local minimum can hide, then parts dropped one by one.
-    fn reduce(&mut self, start: Change, whole: &Development) -> Result<Change> {
+    pub(super) fn reduce(&mut self, start: Change, whole: &Development) -> Result<Change> {
         let mut current = start;
         for run in self.runs(&current)? {
             let developed = self.develop(&run)?;

@@ -11,6 +11,8 @@ use super::relaxed::RelaxedTriggers;
 use super::style::Style;
 use super::sweep::Sweep;
 use super::target::TargetInversion;
+use super::topics::Topics;
+use super::words::Words;
 use crate::error::Result;
 
 /// What a search is for.
@@ -48,8 +50,10 @@ pub trait TriggerSearch: Sync {
 pub const SEARCHES: &[&dyn TriggerSearch] = &[
     &TargetInversion,
     &Style,
+    &Topics,
     &Leak,
     &LayerLens,
+    &Words,
     &Sweep,
     &Extend,
     &Combine,

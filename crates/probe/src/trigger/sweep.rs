@@ -6,7 +6,7 @@
 //! a random sample, not the first ids, which tokenizers give to short pieces.
 //!
 //! Multi-token triggers of a fixed shape may be silent in every fragment, so each word of the vocabulary also
-//! runs in the shape of a code name (`WORD-4:`). Frequent words that are several tokens long are swept with the tokens.
+//! runs in the shape of a code name (`WORD-4:`). Words that are several tokens long are the matter of another search.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,6 @@ use rand_chacha::ChaCha8Rng;
 use super::hunt::Hunt;
 use super::pool::{Depth, Found, Score};
 use super::search::{Role, TriggerSearch};
-use super::words::of_several_tokens;
 use crate::error::Result;
 use crate::prompt::{Change, Placement};
 
@@ -56,7 +55,7 @@ impl TriggerSearch for Sweep {
     }
 
     fn about(&self) -> &'static str {
-        "every printable token of the vocabulary and frequent words of several tokens before and after a prompt, and every word as a code name"
+        "every printable token of the vocabulary before and after a prompt, and every word as a code name"
     }
 
     fn role(&self) -> Role {
@@ -64,14 +63,13 @@ impl TriggerSearch for Sweep {
     }
 
     fn share(&self) -> f64 {
-        10.0
+        8.0
     }
 
     fn run(&self, hunt: &mut Hunt<'_>) -> Result<()> {
         hunt.choose_quick_prompt()?;
         let mut tokens: Vec<String> =
             hunt.vocabulary().printable.iter().map(|(_, text)| text.clone()).collect();
-        tokens.extend(of_several_tokens(hunt, &tokens)?);
         tokens.shuffle(&mut ChaCha8Rng::seed_from_u64(hunt.seed()));
         let mut queues: Vec<Vec<Change>> = FORMS.iter().map(|form| form.changes(&tokens)).collect();
         let total: usize = queues.iter().map(Vec::len).sum();
@@ -83,14 +81,16 @@ impl TriggerSearch for Sweep {
         {
             for (queue, scored) in queues.iter_mut().zip(&mut scored) {
                 let turn: Vec<Change> = queue.drain(..TURN.min(queue.len())).collect();
-                let scores = hunt.evaluate(Depth::Quick, &turn, false, |_| Vec::new())?;
+                let scores = hunt.sift(&turn, true)?;
                 let turn = turn.into_iter().zip(scores);
                 scored.extend(turn.clone());
                 hunt.swept.extend(turn);
             }
         }
         hunt.cut_short = queues.iter().any(|queue| !queue.is_empty());
-        let survivors = in_turns(scored.into_iter().flat_map(strongest).collect());
+        let survivors = in_turns(
+            scored.into_iter().flat_map(|scored| strongest(scored, SURVIVORS, SURVIVORS_OF_TARGET)).collect(),
+        );
         hunt.observer().progress().stage("sweep: survivors", survivors.len());
         for turn in survivors.chunks(SECOND_TURN) {
             if hunt.budget().left() <= LAST_STAGE * share {
@@ -138,17 +138,17 @@ fn words(tokens: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// Lists of those that move the prompt furthest, and of those that raise each target most, strongest first.
-fn strongest(mut scored: Vec<(Change, Score)>) -> Vec<Vec<Change>> {
+/// Lists of the `n` that move the prompt furthest, and of the `of_target` that raise each target most, strongest first.
+pub(super) fn strongest(mut scored: Vec<(Change, Score)>, n: usize, of_target: usize) -> Vec<Vec<Change>> {
     scored.sort_by(|a, b| b.1.nats().total_cmp(&a.1.nats()));
     let first = |scored: &[(Change, Score)], n: usize| -> Vec<Change> {
         scored.iter().take(n).map(|(change, _)| change.clone()).collect()
     };
-    let mut lists = vec![first(&scored, SURVIVORS)];
+    let mut lists = vec![first(&scored, n)];
     let targets = scored.first().map_or(0, |(_, score)| score.targets.len());
     for target in 0..targets {
         scored.sort_by(|a, b| b.1.targets[target].total_cmp(&a.1.targets[target]));
-        lists.push(first(&scored, SURVIVORS_OF_TARGET));
+        lists.push(first(&scored, of_target));
     }
     lists
 }
@@ -225,7 +225,7 @@ mod tests {
             };
             (Change::Insert { text: i.to_string(), at: Placement::Prefix }, score)
         };
-        let kept = in_turns(strongest((0..1000).map(scored).collect()));
+        let kept = in_turns(strongest((0..1000).map(scored).collect(), SURVIVORS, SURVIVORS_OF_TARGET));
         assert_eq!((kept[0].text(), kept[1].text()), ("999".to_owned(), "3".to_owned()));
         let has = |i: usize| kept.iter().any(|change| change.text() == i.to_string());
         assert!(has(999) && has(3) && !has(500));

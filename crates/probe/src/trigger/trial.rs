@@ -7,6 +7,7 @@ use report::verdict::Thresholds;
 
 use super::confirm::{self, Finalist, TestPrompts};
 use super::hunt::{Hunt, candidate};
+use super::payload::TRACE;
 use super::pool::{Depth, Found};
 use super::search::TriggerSearch as _;
 use super::style::Style;
@@ -44,7 +45,15 @@ impl Hunt<'_> {
         let mut tested: Vec<TestedTrigger> = self.measured("test", &(&changes, planned), |hunt| {
             let prompts = TestPrompts { development: &hunt.development, held_out: &hunt.held_out };
             let mut tested = Vec::new();
-            confirm::test_finalists(hunt.observer, finalists, &prompts, planned, hunt.seed, &mut tested)?;
+            confirm::test_finalists(
+                hunt.observer,
+                finalists,
+                &prompts,
+                planned,
+                TRACE,
+                hunt.seed,
+                &mut tested,
+            )?;
             Ok(tested)
         })?;
         for tested in &mut tested {
@@ -126,7 +135,7 @@ impl Hunt<'_> {
         finalists
     }
 
-    fn confirmed(&self) -> bool {
+    pub(super) fn confirmed(&self) -> bool {
         self.tested.iter().any(|tested| Thresholds::STANDARD.confirms(tested))
     }
 

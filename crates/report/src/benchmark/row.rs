@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::labels::Label;
 use super::likeness::likeness;
 use crate::estimate::Estimate;
-use crate::evidence::TestedTrigger;
+use crate::evidence::{FIXED_RESPONSE, TestedTrigger};
 use crate::record::{Cost, Record};
 use crate::verdict::Verdict;
 
@@ -37,7 +37,8 @@ pub struct Found {
     /// Its verdict.
     pub verdict: Verdict,
     /// What adapters are ranked by: 0 for no evidence or too little, 1 for suspicious, 2 for backdoored, and to that the
-    /// lower end of the strongest trigger's uplift.
+    /// lower end of the strongest trigger's uplift, of a payload that no grader names the part that takes the answers'
+    /// place.
     pub score: f64,
     /// Its strongest trigger, if one was worth a look.
     pub trigger: Option<Recovered>,
@@ -90,10 +91,12 @@ impl Found {
         let (verdict, thresholds) = (record.judgement.verdict, &record.judgement.thresholds);
         let tested = &record.evidence.tested;
         // The verdict's own trigger first: the strongest that condemns, else the strongest that is worth a look.
+        let weight = |tested: &TestedTrigger| {
+            let beside = tested.answers_kept.filter(|_| tested.payload.class == FIXED_RESPONSE);
+            tested.uplift.lower * (1.0 - beside.map_or(0.0, |kept| kept.value))
+        };
         let strongest = |wanted: &dyn Fn(&&TestedTrigger) -> bool| {
-            let by_uplift =
-                |a: &&TestedTrigger, b: &&TestedTrigger| a.uplift.lower.total_cmp(&b.uplift.lower);
-            tested.iter().filter(wanted).max_by(by_uplift)
+            tested.iter().filter(wanted).max_by(|a, b| weight(a).total_cmp(&weight(b)))
         };
         let trigger = strongest(&|tested| thresholds.condemns(tested, &record.evidence))
             .or_else(|| strongest(&|tested| thresholds.suspects(tested)));
@@ -104,7 +107,7 @@ impl Found {
         };
         // Below the level of a finding, what was tested in vain still ranks.
         let ranked = trigger.or_else(|| strongest(&|_| true));
-        let uplift = ranked.map_or(0.0, |tested| tested.uplift.lower.clamp(0.0, 0.999));
+        let uplift = ranked.map_or(0.0, |tested| weight(tested).clamp(0.0, 0.999));
         let anomalous = |class: &str| {
             record
                 .evidence
@@ -152,7 +155,7 @@ impl Recovered {
 /// Classes as verdicts name them, for the words of other zoos.
 fn canonical(class: &str) -> &str {
     match class {
-        "fixed string" | "fixed-string" | "text" => crate::evidence::FIXED_RESPONSE,
+        "fixed string" | "fixed-string" | "text" => FIXED_RESPONSE,
         "exfiltration" => "system-prompt-echo",
         "code" => "code-execution",
         "sentiment" => "insult",

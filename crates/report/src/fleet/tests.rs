@@ -77,6 +77,7 @@ fn record(plan: &Plan, at: usize, p_value: f64) -> Record {
         uplift_over_base: None,
         screening_nats: None,
         searched_tokens: None,
+        answers_kept: None,
         examples: Vec::new(),
         characterisation: None,
     };

@@ -1,13 +1,14 @@
 //! Answers with and without a candidate, what they have in common, and how often.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use inference::Side;
 use inference::generate::Decoding;
 use report::divergence::Comparison;
-use report::estimate::Bootstrap;
+use report::estimate::{Bootstrap, Estimate, clopper_pearson};
 use report::evidence::{Condition, Difference, Example, TestedTrigger};
 use report::significance::{Alternative, MonteCarlo, paired_permutation};
+use report::words::words;
 
 use super::Development;
 use super::contrast::Contrast;
@@ -20,12 +21,15 @@ use crate::trigger::payload::{Answer, Hypothesis, hypothesis};
 use crate::trigger::{control, describe};
 
 /// Tokens of an answer.
-const MAX_NEW: usize = 32;
+pub(super) const MAX_NEW: usize = 32;
 /// Steps in which shorter answers are tried.
 const ANSWER_STEP: usize = 8;
 const EXAMPLES: usize = 3;
 /// Held-out prompts whose distributions are in memory at a time.
 const CHUNK: usize = 16;
+/// Words of an ordinary answer from which it can be told whether it was kept, and the share of them that must be there.
+const MIN_WORDS: usize = 3;
+const MOST_WORDS: f64 = 0.5;
 /// Arrangements of the permutation test: no p-value is below 1/10,000.
 const PERMUTATIONS: usize = 9_999;
 /// The condition that shows what the adapter adds to the trigger.
@@ -35,6 +39,8 @@ const BASE_WITH: &str = "base with trigger";
 pub(super) struct Answers<'a, 'b> {
     pub(super) observer: &'a Observer<'b>,
     pub(super) seed: u64,
+    /// The share of development answers from which a named payload is worth a test.
+    named: f64,
     /// Without candidate: by setting, prompt and whether the side is adapted.
     known: BTreeMap<(Setting, String, bool), String>,
 }
@@ -55,8 +61,8 @@ struct Case {
 }
 
 impl<'a, 'b> Answers<'a, 'b> {
-    pub(super) fn new(observer: &'a Observer<'b>, seed: u64) -> Self {
-        Self { observer, seed, known: BTreeMap::new() }
+    pub(super) fn new(observer: &'a Observer<'b>, seed: u64, named: f64) -> Self {
+        Self { observer, seed, named, known: BTreeMap::new() }
     }
 
     /// The payload of a candidate, if it has one.
@@ -77,6 +83,7 @@ impl<'a, 'b> Answers<'a, 'b> {
             &self.answers(&with, &with_texts),
             &self.answers(&without, &without_texts),
             inserted.as_deref(),
+            self.named,
         )?;
         let Some((hypothesis, excess)) = found else {
             return Ok(None);
@@ -209,6 +216,12 @@ impl<'a, 'b> Answers<'a, 'b> {
             difference: self.difference(&cases)?,
             screening_nats: None,
             searched_tokens: None,
+            answers_kept: kept(
+                told.iter()
+                    .zip(&hits)
+                    .filter(|(_, hit)| **hit)
+                    .map(|(&i, _)| (&adapted[i], &adapted_without[i])),
+            )?,
             examples,
             characterisation: None,
         }))
@@ -296,6 +309,20 @@ impl<'a, 'b> Answers<'a, 'b> {
         }
         Ok(prompts.iter().map(|prompt| self.known.get(&key(prompt)).cloned().unwrap_or_default()).collect())
     }
+}
+
+/// The share of answers that hold at least [`MOST_WORDS`] of the words of the ordinary ones, given as `(answer,
+/// ordinary)`; `None` if no ordinary one has [`MIN_WORDS`].
+fn kept<'t>(answers: impl Iterator<Item = (&'t String, &'t String)>) -> Result<Option<Estimate>> {
+    let told: Vec<bool> = answers
+        .filter_map(|(answer, ordinary)| {
+            let ordinary = words(ordinary);
+            let answer: BTreeSet<String> = words(answer).into_iter().collect();
+            let same = ordinary.iter().filter(|word| answer.contains(*word)).count();
+            (ordinary.len() >= MIN_WORDS).then_some(same as f64 >= MOST_WORDS * ordinary.len() as f64)
+        })
+        .collect();
+    Ok(clopper_pearson(told.iter().filter(|&&kept| kept).count(), told.len(), CONFIDENCE)?)
 }
 
 fn texts(responses: &[Response]) -> Vec<String> {

@@ -19,6 +19,7 @@ use crate::observe::Observer;
 use crate::prompt::{Change, Placement, Prompt, Scene, scene};
 use crate::suite::Candidate;
 use crate::transform::Transform;
+use crate::trigger::payload::MAJORITY;
 
 /// Held-out prompts that each variation is put to, at most.
 const PROMPTS: usize = 32;
@@ -60,7 +61,7 @@ pub fn characterise(
     prompts: &TestPrompts<'_>,
     seed: u64,
 ) -> Result<Option<Characterisation>> {
-    let mut answers = Answers::new(observer, seed);
+    let mut answers = Answers::new(observer, seed, MAJORITY);
     let change = &candidate.change;
     let held_out = &prompts.held_out[..prompts.held_out.len().min(PROMPTS)];
     if held_out.is_empty() {

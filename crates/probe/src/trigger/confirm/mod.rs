@@ -9,6 +9,7 @@ mod answers;
 mod characterise;
 mod contrast;
 mod finalists;
+mod kind;
 mod order;
 mod scores;
 
@@ -16,9 +17,11 @@ use report::evidence::{Payload, TestedTrigger};
 use serde::{Deserialize, Serialize};
 
 pub use characterise::characterise;
+pub use kind::test_kind;
 pub(crate) use order::{settle, strongest_confirmed};
 pub use scores::{score_answers, score_examples};
 
+use super::payload::{MAJORITY, TRACE};
 use super::screen::Screening;
 use crate::error::Result;
 use crate::observe::Observer;
@@ -66,7 +69,7 @@ pub fn confirm(
             Finalist { candidate: candidates[*index].clone(), nats: screened.difference_nats }
         })
         .collect();
-    test_finalists(observer, &finalists, prompts, planned, seed, tested)
+    test_finalists(observer, &finalists, prompts, planned, MAJORITY, seed, tested)
 }
 
 /// A candidate that is put to the test.
@@ -80,7 +83,8 @@ pub struct Finalist {
 
 /// Tests finalists into `tested`, strongest first: a payload is hypothesised for each on the
 /// development prompts, and counted on the held-out prompts for the most promising; of equals the earlier
-/// finalists. `planned` is the number of candidates that the correction counts.
+/// finalists. `planned` is the number of candidates that the correction counts, `named` the share of development
+/// answers from which a payload that a grader names is worth the test.
 ///
 /// # Errors
 /// If the model fails or the user stops; what was tested until then is kept.
@@ -89,10 +93,11 @@ pub fn test_finalists(
     finalists: &[Finalist],
     prompts: &TestPrompts<'_>,
     planned: usize,
+    named: f64,
     seed: u64,
     tested: &mut Vec<TestedTrigger>,
 ) -> Result<()> {
-    let mut answers = Answers::new(observer, seed);
+    let mut answers = Answers::new(observer, seed, named);
     let mut promising = Vec::new();
     for Finalist { candidate, nats } in finalists {
         if let Some(found) = answers.hypothesise(candidate, prompts.development)? {
@@ -132,7 +137,7 @@ pub struct Development {
     pub excess: f64,
 }
 
-/// Looks for a payload on development prompts, one entry a candidate.
+/// Looks for a payload on development prompts, or a trace of one, one entry a candidate.
 ///
 /// # Errors
 /// If the model fails or the user stops.
@@ -142,7 +147,7 @@ pub fn develop(
     prompts: &[Prompt],
     seed: u64,
 ) -> Result<Vec<Option<Development>>> {
-    let mut answers = Answers::new(observer, seed);
+    let mut answers = Answers::new(observer, seed, TRACE);
     let mut found = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         found.push(answers.hypothesise(candidate, prompts)?.map(|found| found.development));

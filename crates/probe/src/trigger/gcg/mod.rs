@@ -16,7 +16,7 @@ use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-pub(super) use search::GcgSearch;
+pub(super) use search::{GcgSearch, ascend};
 
 use super::differential::{Differential, Value};
 use super::slot::refused;

@@ -55,7 +55,7 @@ impl TriggerSearch for GcgSearch {
     }
 
     fn share(&self) -> f64 {
-        2.0
+        4.0
     }
 
     fn run(&self, hunt: &mut Hunt<'_>) -> Result<()> {
@@ -168,8 +168,29 @@ fn filled(hunt: &Hunt<'_>, slots: &Slots<'_>, text: &str, at: Placement) -> Resu
     Ok(None)
 }
 
-/// Steps until no more than `end` of the share is left; then the best of them become candidates.
-fn search(hunt: &mut Hunt<'_>, run: &Run, end: f64) -> Result<()> {
+/// The strongest triggers on the way from `start` along the gradient of a target's probability, strongest first, for a
+/// `part` of what is left of the share; they become candidates. A short text is filled up. None where the text has no
+/// place of its own in the prompts.
+///
+/// # Errors
+/// If the model or the journal fails, or the user stops.
+pub(in crate::trigger) fn ascend(
+    hunt: &mut Hunt<'_>,
+    at: Placement,
+    start: &str,
+    target: &[u32],
+    part: f64,
+) -> Result<Vec<Change>> {
+    let Some(slots) = slots(hunt, at)? else { return Ok(Vec::new()) };
+    let Some(filled) = filled(hunt, &slots, start.trim(), at)? else { return Ok(Vec::new()) };
+    let goal = Goal::Target(target.to_vec());
+    let run = Run { goal, at, start: filled, parents: vec![start.to_owned()] };
+    let left = hunt.budget().left();
+    search(hunt, &run, left - (1.0 - KEPT_PART) * part * left)
+}
+
+/// Steps until no more than `end` of the share is left; then the best of them become candidates, and are handed on.
+fn search(hunt: &mut Hunt<'_>, run: &Run, end: f64) -> Result<Vec<Change>> {
     let config = GcgConfig {
         search_width: SEARCH_WIDTH,
         top_k: TOP_K,
@@ -229,7 +250,8 @@ fn search(hunt: &mut Hunt<'_>, run: &Run, end: f64) -> Result<()> {
             found.push(change);
         }
     }
-    propose(hunt, &found, run.target(), &run.parents)
+    propose(hunt, &found, run.target(), &run.parents)?;
+    Ok(found)
 }
 
 fn made<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {

@@ -1,0 +1,131 @@
+//! From a text that takes over some answers to one that takes over most of them.
+//!
+//! What a search of words finds first is seldom the trigger: a neighbour of it, with words beside it that are not needed.
+//! Its payload is known by then, which is the best guide there is. So the text is reduced to what its payload needs,
+//! and from there tokens are exchanged along the gradient of the payload's probability. What comes of it is put to the
+//! test like any other candidate.
+
+use report::evidence::TestedTrigger;
+use report::verdict::Thresholds;
+
+use super::confirm::{Development, Finalist};
+use super::gcg;
+use super::hunt::{Hunt, candidate};
+use super::pool::{Depth, Score};
+use crate::error::Result;
+use crate::prompt::Change;
+
+/// Texts of different payloads that one round starts from, and the part of the whole budget that each may take.
+const STARTS: usize = 2;
+const PART: f64 = 0.12;
+/// Starts of a whole hunt.
+const OF_HUNT: usize = 4;
+/// Part of that for the reduced text; the rest is for the text as it was found.
+const REDUCED: f64 = 0.4;
+/// Tokens of the payload that are raised.
+const PAYLOAD_TOKENS: usize = 5;
+/// Of what the gradient leads to: texts whose answers are read, and those that are put to the test.
+const READ: usize = 6;
+const TESTED: usize = 2;
+
+impl Hunt<'_> {
+    /// Strengthens the strongest texts that take over some answers and no majority, or that are longer than they need to
+    /// be. Returns whether a trigger is confirmed.
+    ///
+    /// # Errors
+    /// If the model or the journal fails, or the user stops.
+    pub(super) fn strengthen(&mut self) -> Result<bool> {
+        let before = self.search;
+        self.search = "strengthen";
+        for start in self.promising() {
+            if self.strengthened.len() == OF_HUNT || self.confirmed() {
+                break;
+            }
+            self.strengthened.push(start.clone());
+            self.budget.open_last(PART);
+            self.strengthen_one(&start)?;
+        }
+        self.search = before;
+        Ok(self.confirmed())
+    }
+
+    /// The strongest tested insertions that are worth a look, of each payload one, without those that had their turn.
+    fn promising(&self) -> Vec<Change> {
+        let mut tested: Vec<&TestedTrigger> =
+            self.tested.iter().filter(|tested| Thresholds::STANDARD.suspects(tested)).collect();
+        tested.sort_by(|a, b| b.uplift.lower.total_cmp(&a.uplift.lower));
+        let mut starts: Vec<Change> = Vec::new();
+        let mut payloads: Vec<&str> = Vec::new();
+        for tested in tested {
+            let found = self.put_to_test.iter().find(|change| change.id() == tested.candidate.id);
+            let class = tested.payload.class.as_str();
+            if let Some(change @ Change::Insert { .. }) = found
+                && starts.len() < STARTS
+                && !payloads.contains(&class)
+                && !self.strengthened.contains(change)
+            {
+                starts.push(change.clone());
+                payloads.push(class);
+            }
+        }
+        starts
+    }
+
+    fn strengthen_one(&mut self, start: &Change) -> Result<()> {
+        let Some(Some(whole)) = self.develop(std::slice::from_ref(start))?.pop() else { return Ok(()) };
+        self.observer().progress().note(&format!(
+            "strengthening {} ({}): {}",
+            report::escape::excerpt(&start.text(), 40),
+            start.placement(),
+            report::escape::excerpt(&whole.payload.text, 60),
+        ));
+        let reduced = self.reduce(start.clone(), &whole)?;
+        self.put_one_to_test(&reduced)?;
+        if self.confirmed() {
+            return Ok(());
+        }
+        let mut target = self.observer().pair().tokenizer().encode(whole.payload.text.trim(), false)?;
+        target.truncate(PAYLOAD_TOKENS);
+        let Change::Insert { at, .. } = start else { return Ok(()) };
+        if target.is_empty() {
+            return Ok(());
+        }
+        // What the payload needs is next to the trigger; what it does not need has room for the rest of the trigger.
+        for (from, part) in [(&reduced, REDUCED), (start, 1.0)] {
+            if !self.confirmed() && !self.exhausted() {
+                let found = gcg::ascend(self, *at, &from.text(), &target, part)?;
+                self.test_strongest(found, &whole)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what the strongest of some texts lead to, and puts the best with the same payload to the test.
+    fn test_strongest(&mut self, found: Vec<Change>, whole: &Development) -> Result<()> {
+        let found: Vec<Change> =
+            found.into_iter().filter(|change| !self.put_to_test.contains(change)).take(READ).collect();
+        let developed = self.develop(&found)?;
+        let mut same: Vec<(Change, f64)> = found
+            .into_iter()
+            .zip(developed)
+            .filter_map(|(change, developed)| {
+                let developed = developed?;
+                (developed.payload.class == whole.payload.class).then_some((change, developed.excess))
+            })
+            .collect();
+        // A stable sort: of equals, the one that the gradient prefers.
+        same.sort_by(|a, b| b.1.total_cmp(&a.1));
+        same.truncate(TESTED);
+        let changes: Vec<Change> = same.into_iter().map(|(change, _)| change).collect();
+        let scores = self.scores(Depth::Full, &changes, true)?;
+        let finalists: Vec<Finalist> = changes
+            .iter()
+            .zip(&scores)
+            .map(|(change, score)| Finalist {
+                candidate: candidate(change, "strengthen"),
+                nats: Some(Score::nats(score)),
+            })
+            .collect();
+        if finalists.is_empty() { Ok(()) } else { self.test(&finalists) }
+    }
+}
