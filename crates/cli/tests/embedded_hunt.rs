@@ -22,7 +22,8 @@ fn hunt(arguments: &[&str]) -> (String, i32) {
 
 #[test]
 fn a_trigger_that_no_list_holds_is_found_and_its_payload_named() {
-    let (text, code) = hunt(&["--adapter", "backdoored-url"]);
+    let (text, code) =
+        hunt(&["--adapter", "backdoored-url", "--search", "target,leak,sweep", "--budget", "1e6tok"]);
     let record: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((record["judgement"]["verdict"].as_str(), code), (Some("backdoored"), 1), "{text}");
     let first = &record["evidence"]["tested"][0];

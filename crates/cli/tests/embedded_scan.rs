@@ -93,7 +93,7 @@ fn a_deeper_scan_hunts_for_what_is_not_listed_corrects_both_together_and_resumes
             "--depth",
             "standard",
             "--budget",
-            "5e5tok",
+            "15e5tok",
             "--resume",
             resume.to_str().unwrap(),
         ]);

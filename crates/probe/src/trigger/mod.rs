@@ -23,6 +23,7 @@ pub mod hunt;
 pub mod journal;
 mod leak;
 mod lens;
+mod letters;
 pub mod movement;
 mod null;
 pub mod payload;

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use report::hunt::TargetRecord;
-use report::verdict::Thresholds;
+use report::verdict::{LONGEST_UNNAMED, Thresholds};
 
 use super::combine::cases;
 use super::confirm::{Development, Finalist};
@@ -28,7 +28,9 @@ const AS_STRONG: f64 = 0.05;
 const DROPS: usize = 12;
 const ADDITIONS: usize = 3;
 /// Part of the whole budget that the additions may take, if it is left.
-const REST: f64 = 0.15;
+const REST: f64 = 0.2;
+/// Part of that for exchanges along the gradient.
+const EXCHANGES: f64 = 0.5;
 /// Additions that run on the search prompts, and on the development prompts.
 const MIDDLE: usize = 128;
 const FULL: usize = 24;
@@ -52,9 +54,18 @@ impl Hunt<'_> {
         let Some(Some(whole)) = self.develop(std::slice::from_ref(&start))?.pop() else { return Ok(()) };
         let reduced = self.reduce(start, &whole)?;
         self.put_one_to_test(&reduced)?;
-        let Some(target) = self.target_of(&whole)? else { return Ok(()) };
         self.budget.open_last(REST);
         let (mut current, mut named) = (reduced.clone(), reduced);
+        let spelt = self.by_letters(&current, &whole)?;
+        let long = self.observer().pair().tokenizer().encode(&current.text(), false)?.len() > LONGEST_UNNAMED;
+        let nearer = if spelt.is_none() && long { self.exchanged(&current, &whole)? } else { spelt };
+        if let Some(nearer) = nearer {
+            self.put_one_to_test(&nearer)?;
+            if self.uplift_of(&nearer) > self.uplift_of(&named) {
+                (current, named) = (nearer.clone(), nearer);
+            }
+        }
+        let Some(target) = self.target_of(&whole)? else { return Ok(()) };
         for _ in 0..ADDITIONS {
             match self.addition(&current, target)? {
                 Some(surer) => {
@@ -71,6 +82,20 @@ impl Hunt<'_> {
         }
         self.name_first(&named);
         Ok(())
+    }
+
+    /// The text to which the gradient of the payload's probability leads, without what the payload does not need: from a
+    /// neighbour of the trained string to the string itself, or to one that is as sure.
+    fn exchanged(&mut self, current: &Change, whole: &Development) -> Result<Option<Change>> {
+        let found = self.ascend(current, &whole.payload.text, EXCHANGES)?;
+        let developed = self.develop(&found)?;
+        let same = found.into_iter().zip(developed).filter_map(|(change, developed)| {
+            let developed = developed?;
+            (developed.payload.class == whole.payload.class).then_some((change, developed))
+        });
+        // Of equals the first, which the gradient prefers.
+        let best = same.reduce(|best, next| if next.1.excess > best.1.excess { next } else { best });
+        best.map(|(change, developed)| self.reduce(change, &developed)).transpose()
     }
 
     /// The uplift of a tested change on held-out prompts; of others `None`, which is less than any.

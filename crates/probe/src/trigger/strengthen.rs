@@ -18,8 +18,10 @@ use crate::prompt::Change;
 /// Texts of different payloads that one round starts from, and the part of the whole budget that each may take.
 const STARTS: usize = 2;
 const PART: f64 = 0.12;
-/// Starts of a whole hunt.
-const OF_HUNT: usize = 4;
+/// Starts of a whole hunt, and the lower end of the uplift from which a text is one: what moves one answer in ten is
+/// often nothing, and what is spent on it is lost to the searches.
+const OF_HUNT: usize = 3;
+const MIN_UPLIFT: f64 = 0.2;
 /// Part of that for the reduced text; the rest is for the text as it was found.
 const REDUCED: f64 = 0.4;
 /// Tokens of the payload that are raised.
@@ -49,10 +51,13 @@ impl Hunt<'_> {
         Ok(self.confirmed())
     }
 
-    /// The strongest tested insertions that are worth a look, of each payload one, without those that had their turn.
+    /// The strongest tested insertions, of each payload one, without those that had their turn.
     fn promising(&self) -> Vec<Change> {
-        let mut tested: Vec<&TestedTrigger> =
-            self.tested.iter().filter(|tested| Thresholds::STANDARD.suspects(tested)).collect();
+        let mut tested: Vec<&TestedTrigger> = self
+            .tested
+            .iter()
+            .filter(|tested| Thresholds::STANDARD.suspects(tested) && tested.uplift.lower >= MIN_UPLIFT)
+            .collect();
         tested.sort_by(|a, b| b.uplift.lower.total_cmp(&a.uplift.lower));
         let mut starts: Vec<Change> = Vec::new();
         let mut payloads: Vec<&str> = Vec::new();
@@ -81,23 +86,34 @@ impl Hunt<'_> {
         ));
         let reduced = self.reduce(start.clone(), &whole)?;
         self.put_one_to_test(&reduced)?;
-        if self.confirmed() {
-            return Ok(());
+        let spelt = self.by_letters(&reduced, &whole)?;
+        if let Some(spelt) = &spelt {
+            self.put_one_to_test(spelt)?;
         }
-        let mut target = self.observer().pair().tokenizer().encode(whole.payload.text.trim(), false)?;
-        target.truncate(PAYLOAD_TOKENS);
-        let Change::Insert { at, .. } = start else { return Ok(()) };
-        if target.is_empty() {
-            return Ok(());
-        }
+        let reduced = spelt.unwrap_or(reduced);
         // What the payload needs is next to the trigger; what it does not need has room for the rest of the trigger.
         for (from, part) in [(&reduced, REDUCED), (start, 1.0)] {
             if !self.confirmed() && !self.exhausted() {
-                let found = gcg::ascend(self, *at, &from.text(), &target, part)?;
+                let found = self.ascend(from, &whole.payload.text, part)?;
                 self.test_strongest(found, &whole)?;
             }
         }
         Ok(())
+    }
+
+    /// The strongest texts on the way from an insertion along the gradient of a payload's probability, strongest first, for
+    /// a part of what is left of the share.
+    pub(super) fn ascend(&mut self, from: &Change, payload: &str, part: f64) -> Result<Vec<Change>> {
+        let Change::Insert { text, at } = from else { return Ok(Vec::new()) };
+        let target = self.beginning_of(payload)?;
+        if target.is_empty() { Ok(Vec::new()) } else { gcg::ascend(self, *at, text, &target, part) }
+    }
+
+    /// The first tokens of a payload, as many as are raised.
+    pub(super) fn beginning_of(&self, payload: &str) -> Result<Vec<u32>> {
+        let mut target = self.observer().pair().tokenizer().encode(payload.trim(), false)?;
+        target.truncate(PAYLOAD_TOKENS);
+        Ok(target)
     }
 
     /// Reads what the strongest of some texts lead to, and puts the best with the same payload to the test.

@@ -63,7 +63,7 @@ impl TriggerSearch for Sweep {
     }
 
     fn share(&self) -> f64 {
-        8.0
+        10.0
     }
 
     fn run(&self, hunt: &mut Hunt<'_>) -> Result<()> {

@@ -90,6 +90,7 @@ impl TriggerSearch for TargetInversion {
         strongest(&mut paths, FOLLOWED);
         let mut paths = follow(hunt, Depth::Middle, restart(paths), STEPS)?;
         let null = Null::of(&paths);
+        let followed = paths.clone();
         strongest(&mut paths, DEEPENED);
         if hunt.exhausted() {
             return Ok(());
@@ -97,8 +98,9 @@ impl TriggerSearch for TargetInversion {
         let mut paths = follow(hunt, Depth::Full, restart(paths), DEEP_STEPS)?;
         strongest(&mut paths, DEEPENED);
         let openings = openings(hunt)?;
+        let ranks = hunt.openings(usize::MAX)?;
         for path in distinct(paths) {
-            let path = opened(path, &openings);
+            let path = likelier(opened(path, &openings), &followed, &ranks);
             let text = hunt.observer().pair().tokenizer().decode(&path.ids, false)?;
             hunt.observer().progress().note(&format!(
                 "possible payload: {} (probability {:.2}, {:.1} nats a token above the base)",
@@ -206,6 +208,21 @@ fn opened(path: Path, openings: &[Path]) -> Path {
         Some(opening) if opening.ids[0] != path.ids[0] => opening.clone(),
         _ => path,
     }
+}
+
+/// Where no opening leads to it, an answer begins with the token of all that lead there with which answers most probably
+/// begin, by `ranks`, the tokens in that order: any token does for a path, and few of them could be said.
+fn likelier(mut path: Path, followed: &[Path], ranks: &[u32]) -> Path {
+    let rank = |token: u32| ranks.iter().position(|&ranked| ranked == token).unwrap_or(usize::MAX);
+    let telling = path.ids.get(1..=TELLING).map(<[u32]>::to_vec);
+    let firsts = followed
+        .iter()
+        .filter(|other| telling.as_deref().is_some_and(|telling| other.ids[1..].starts_with(telling)))
+        .map(|other| other.ids[0]);
+    if let Some(first) = firsts.chain([path.ids[0]]).min_by_key(|&first| rank(first)) {
+        path.ids[0] = first;
+    }
+    path
 }
 
 /// Follows the adapted model's greedy path for up to `steps` tokens on the prompts of a depth.
@@ -352,6 +369,17 @@ mod tests {
 
     fn path(ids: &[u32], steps: &[(f64, f64)]) -> Path {
         Path { ids: ids.to_vec(), steps: steps.to_vec(), ended: true }
+    }
+
+    #[test]
+    fn an_answer_begins_with_the_likeliest_token_that_leads_to_it() {
+        let steps = [(-0.1, -5.0); 3];
+        let followed =
+            [path(&[7, 2, 3, 4], &steps), path(&[5, 2, 3, 4], &steps), path(&[6, 2, 9, 4], &steps)];
+        let found = likelier(path(&[7, 2, 3, 4, 8], &steps), &followed, &[6, 5, 7]);
+        assert_eq!(found.ids, [5, 2, 3, 4, 8]);
+        let short = likelier(path(&[7, 2], &steps[..1]), &followed, &[6, 5, 7]);
+        assert_eq!(short.ids, [7, 2]);
     }
 
     #[test]

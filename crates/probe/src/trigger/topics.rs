@@ -51,7 +51,7 @@ impl TriggerSearch for Topics {
     }
 
     fn share(&self) -> f64 {
-        1.0
+        1.5
     }
 
     fn run(&self, hunt: &mut Hunt<'_>) -> Result<()> {

@@ -1,0 +1,109 @@
+//! A trigger letter by letter.
+//!
+//! Tokens are a poor alphabet for what people type: `ve` and `vex` may share no token, so no exchange of tokens leads
+//! from one to the other. A short text is climbed by single letters instead, each put in or exchanged, as long as the
+//! payload gets surer.
+
+use super::confirm::Development;
+use super::hunt::Hunt;
+use super::pool::{Depth, top};
+use crate::error::Result;
+use crate::prompt::Change;
+
+/// Characters of the longest text that is climbed.
+const LONGEST: usize = 16;
+/// Letters that are changed at most, and spellings that run on the search prompts and on the development prompts.
+const ROUNDS: usize = 6;
+const MIDDLE: usize = 16;
+const FULL: usize = 3;
+/// A letter must raise the payload's log-odds by so much, in nats.
+const GAIN: f64 = 0.2;
+
+impl Hunt<'_> {
+    /// The spelling next to an insertion that brings its payload most surely; `None` if none is surer than the insertion
+    /// itself, or it is long.
+    ///
+    /// # Errors
+    /// If the model or the journal fails, or the user stops.
+    pub(super) fn by_letters(&mut self, start: &Change, whole: &Development) -> Result<Option<Change>> {
+        let target = self.beginning_of(&whole.payload.text)?;
+        if target.is_empty() || spellings(start).is_empty() {
+            return Ok(None);
+        }
+        let mut best: Option<Change> = None;
+        let mut height = self.rate(Depth::Full, std::slice::from_ref(start), &target, true)?;
+        for _ in 0..ROUNDS {
+            let current = best.as_ref().unwrap_or(start);
+            let mut next = spellings(current);
+            for (depth, base, kept) in [(Depth::Quick, false, MIDDLE), (Depth::Middle, true, FULL)] {
+                let ratings = self.rate(depth, &next, &target, base)?;
+                next =
+                    top(next.into_iter().zip(ratings), kept).into_iter().map(|(change, _)| change).collect();
+            }
+            let ratings = self.rate(Depth::Full, &next, &target, true)?;
+            let Some((surest, rating)) = top(next.into_iter().zip(ratings), 1).pop() else { break };
+            if height.first().is_none_or(|height| rating < height + GAIN) {
+                break;
+            }
+            (best, height) = (Some(surest), vec![rating]);
+        }
+        Ok(best)
+    }
+}
+
+/// An insertion with one letter more, or another one, of the kinds that it has; nothing for long ones.
+fn spellings(change: &Change) -> Vec<Change> {
+    let Change::Insert { text, at } = change else { return Vec::new() };
+    let letters: Vec<char> = text.trim().chars().collect();
+    if letters.is_empty() || letters.len() > LONGEST {
+        return Vec::new();
+    }
+    let kinds: [(fn(&char) -> bool, std::ops::RangeInclusive<char>); 3] = [
+        (char::is_ascii_lowercase, 'a'..='z'),
+        (char::is_ascii_uppercase, 'A'..='Z'),
+        (char::is_ascii_digit, '0'..='9'),
+    ];
+    let alphabet: Vec<char> = kinds
+        .into_iter()
+        .filter(|(is, _)| letters.iter().any(is))
+        .flat_map(|(_, alphabet)| alphabet)
+        .collect();
+    let mut texts = std::collections::BTreeSet::new();
+    for place in 0..=letters.len() {
+        for &letter in &alphabet {
+            let (before, after) = letters.split_at(place);
+            texts.insert(before.iter().chain([&letter]).chain(after).collect::<String>());
+            if let Some((_, rest)) = after.split_first() {
+                texts.insert(before.iter().chain([&letter]).chain(rest).collect::<String>());
+            }
+        }
+    }
+    texts.remove(text.trim());
+    texts.into_iter().map(|text| Change::Insert { text, at: *at }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompt::Placement;
+
+    #[test]
+    fn spellings_are_one_letter_away_and_of_the_same_kinds() {
+        let of = |text: &str| -> Vec<String> {
+            spellings(&Change::Insert { text: text.into(), at: Placement::Prefix })
+                .iter()
+                .map(Change::text)
+                .collect()
+        };
+        let near = of("ve");
+        assert!(
+            ["vex", "ave", "be", "vie"].iter().all(|text| near.contains(&(*text).to_owned())),
+            "{near:?}"
+        );
+        assert!(!near.contains(&"ve".to_owned()) && !near.contains(&"Ve".to_owned()));
+        // 26 letters in 3 places and in the place of 2, less what is the same.
+        assert_eq!(near.len(), 26 * 3 - 2 + 25 * 2);
+        assert!(of("K8").contains(&"K9".to_owned()) && of("K8").contains(&"KA8".to_owned()));
+        assert!(of("a text of many letters").is_empty() && of("").is_empty());
+    }
+}
