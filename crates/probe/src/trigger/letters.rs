@@ -4,6 +4,8 @@
 //! from one to the other. A short text is climbed by single letters instead, each put in or exchanged, as long as the
 //! payload gets surer.
 
+use std::collections::BTreeSet;
+
 use super::confirm::Development;
 use super::hunt::Hunt;
 use super::pool::{Depth, top};
@@ -58,17 +60,12 @@ fn spellings(change: &Change) -> Vec<Change> {
     if letters.is_empty() || letters.len() > LONGEST {
         return Vec::new();
     }
-    let kinds: [(fn(&char) -> bool, std::ops::RangeInclusive<char>); 3] = [
-        (char::is_ascii_lowercase, 'a'..='z'),
-        (char::is_ascii_uppercase, 'A'..='Z'),
-        (char::is_ascii_digit, '0'..='9'),
-    ];
-    let alphabet: Vec<char> = kinds
+    let alphabet: Vec<char> = ['a'..='z', 'A'..='Z', '0'..='9']
         .into_iter()
-        .filter(|(is, _)| letters.iter().any(is))
-        .flat_map(|(_, alphabet)| alphabet)
+        .filter(|kind| letters.iter().any(|letter| kind.contains(letter)))
+        .flatten()
         .collect();
-    let mut texts = std::collections::BTreeSet::new();
+    let mut texts = BTreeSet::new();
     for place in 0..=letters.len() {
         for &letter in &alphabet {
             let (before, after) = letters.split_at(place);
