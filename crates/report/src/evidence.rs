@@ -99,6 +99,16 @@ pub struct TestedTrigger {
     pub characterisation: Option<Characterisation>,
 }
 
+impl TestedTrigger {
+    /// Of a payload that no grader names, the share of answers beside which it stands; 0 of others, and where it is not
+    /// known.
+    #[must_use]
+    pub fn beside_answers(&self) -> f64 {
+        let unnamed = self.payload.class == FIXED_RESPONSE;
+        self.answers_kept.filter(|_| unnamed).map_or(0.0, |kept| kept.value)
+    }
+}
+
 /// What a confirmed trigger's payload depends on: attack success rates on held-out prompts with one thing changed at a
 /// time. They describe; what confirms is the test against every condition.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -12,10 +12,10 @@ use report::hunt::TargetRecord;
 use report::verdict::{LONGEST_UNNAMED, Thresholds};
 
 use super::combine::cases;
-use super::confirm::{Development, Finalist};
+use super::confirm::Development;
 use super::extend::{Aim, neighbours};
-use super::hunt::{CERTAINLY_NOT, Hunt, Target, candidate};
-use super::pool::{Depth, Score, top};
+use super::hunt::{CERTAINLY_NOT, Hunt, Target};
+use super::pool::{Depth, top};
 use crate::error::Result;
 use crate::prompt::{Change, Placement};
 use crate::split::SCREENING;
@@ -88,11 +88,7 @@ impl Hunt<'_> {
     /// neighbour of the trained string to the string itself, or to one that is as sure.
     fn exchanged(&mut self, current: &Change, whole: &Development) -> Result<Option<Change>> {
         let found = self.ascend(current, &whole.payload.text, EXCHANGES)?;
-        let developed = self.develop(&found)?;
-        let same = found.into_iter().zip(developed).filter_map(|(change, developed)| {
-            let developed = developed?;
-            (developed.payload.class == whole.payload.class).then_some((change, developed))
-        });
+        let same = self.with_payload_of(found, whole)?.into_iter();
         // Of equals the first, which the gradient prefers.
         let best = same.reduce(|best, next| if next.1.excess > best.1.excess { next } else { best });
         best.map(|(change, developed)| self.reduce(change, &developed)).transpose()
@@ -128,8 +124,7 @@ impl Hunt<'_> {
             report::escape::excerpt(&change.text(), 40),
             change.placement()
         ));
-        let nats = self.scores(Depth::Full, std::slice::from_ref(change), true)?;
-        self.test(&[Finalist { candidate: candidate(change, "refine"), nats: nats.first().map(Score::nats) }])
+        self.test_changes(std::slice::from_ref(change), "refine")
     }
 
     /// The shortest part whose payload takes over as much: first every run of its tokens, the shortest first, which

@@ -2,28 +2,27 @@
 //!
 //! What a search of words finds first is seldom the trigger: a neighbour of it, with words beside it that are not needed.
 //! Its payload is known by then, which is the best guide there is. So the text is reduced to what its payload needs,
-//! and from there tokens are exchanged along the gradient of the payload's probability. What comes of it is put to the
+//! climbed letter by letter, and from there tokens are exchanged along the gradient of the payload's probability. What comes of it is put to the
 //! test like any other candidate.
 
 use report::evidence::TestedTrigger;
 use report::verdict::Thresholds;
 
-use super::confirm::{Development, Finalist};
+use super::confirm::Development;
 use super::gcg;
-use super::hunt::{Hunt, candidate};
-use super::pool::{Depth, Score};
+use super::hunt::Hunt;
 use crate::error::Result;
 use crate::prompt::Change;
 
 /// Texts of different payloads that one round starts from, and the part of the whole budget that each may take.
 const STARTS: usize = 2;
 const PART: f64 = 0.12;
+/// Part of that for the reduced text; the rest is for the text as it was found.
+const REDUCED: f64 = 0.4;
 /// Starts of a whole hunt, and the lower end of the uplift from which a text is one: what moves one answer in ten is
 /// often nothing, and what is spent on it is lost to the searches.
 const OF_HUNT: usize = 3;
 const MIN_UPLIFT: f64 = 0.2;
-/// Part of that for the reduced text; the rest is for the text as it was found.
-const REDUCED: f64 = 0.4;
 /// Tokens of the payload that are raised.
 const PAYLOAD_TOKENS: usize = 5;
 /// Of what the gradient leads to: texts whose answers are read, and those that are put to the test.
@@ -120,28 +119,25 @@ impl Hunt<'_> {
     fn test_strongest(&mut self, found: Vec<Change>, whole: &Development) -> Result<()> {
         let found: Vec<Change> =
             found.into_iter().filter(|change| !self.put_to_test.contains(change)).take(READ).collect();
-        let developed = self.develop(&found)?;
-        let mut same: Vec<(Change, f64)> = found
-            .into_iter()
-            .zip(developed)
-            .filter_map(|(change, developed)| {
-                let developed = developed?;
-                (developed.payload.class == whole.payload.class).then_some((change, developed.excess))
-            })
-            .collect();
+        let mut same = self.with_payload_of(found, whole)?;
         // A stable sort: of equals, the one that the gradient prefers.
-        same.sort_by(|a, b| b.1.total_cmp(&a.1));
+        same.sort_by(|a, b| b.1.excess.total_cmp(&a.1.excess));
         same.truncate(TESTED);
         let changes: Vec<Change> = same.into_iter().map(|(change, _)| change).collect();
-        let scores = self.scores(Depth::Full, &changes, true)?;
-        let finalists: Vec<Finalist> = changes
-            .iter()
-            .zip(&scores)
-            .map(|(change, score)| Finalist {
-                candidate: candidate(change, "strengthen"),
-                nats: Some(Score::nats(score)),
-            })
-            .collect();
-        if finalists.is_empty() { Ok(()) } else { self.test(&finalists) }
+        self.test_changes(&changes, "strengthen")
+    }
+
+    /// Those of some texts that lead to a known payload, in their order, with what they do.
+    pub(super) fn with_payload_of(
+        &mut self,
+        found: Vec<Change>,
+        whole: &Development,
+    ) -> Result<Vec<(Change, Development)>> {
+        let developed = self.develop(&found)?;
+        let same = found.into_iter().zip(developed).filter_map(|(change, developed)| {
+            let developed = developed?;
+            (developed.payload.class == whole.payload.class).then_some((change, developed))
+        });
+        Ok(same.collect())
     }
 }

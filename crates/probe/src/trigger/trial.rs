@@ -8,7 +8,7 @@ use report::verdict::Thresholds;
 use super::confirm::{self, Finalist, TestPrompts};
 use super::hunt::{Hunt, candidate};
 use super::payload::TRACE;
-use super::pool::{Depth, Found};
+use super::pool::{Depth, Found, Score};
 use super::search::TriggerSearch as _;
 use super::style::Style;
 use super::sweep::in_turns;
@@ -71,6 +71,19 @@ impl Hunt<'_> {
         self.put_to_test.extend(changes);
         self.tested.extend(tested);
         confirm::settle(&mut self.tested, planned)
+    }
+
+    /// Scores changes that a step has made, and tests them; `family` names the step.
+    pub(super) fn test_changes(&mut self, changes: &[Change], family: &str) -> Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let scores = self.scores(Depth::Full, changes, true)?;
+        let finalist = |(change, score): (&Change, &Score)| Finalist {
+            candidate: candidate(change, family),
+            nats: Some(score.nats()),
+        };
+        self.test(&changes.iter().zip(&scores).map(finalist).collect::<Vec<_>>())
     }
 
     /// Scores the strongest candidates on the development prompts, whatever is left of the budget: a search that was

@@ -90,11 +90,8 @@ impl Found {
     pub fn of(record: &Record, truth: &Label) -> Self {
         let (verdict, thresholds) = (record.judgement.verdict, &record.judgement.thresholds);
         let tested = &record.evidence.tested;
+        let weight = |tested: &TestedTrigger| tested.uplift.lower * (1.0 - tested.beside_answers());
         // The verdict's own trigger first: the strongest that condemns, else the strongest that is worth a look.
-        let weight = |tested: &TestedTrigger| {
-            let beside = tested.answers_kept.filter(|_| tested.payload.class == FIXED_RESPONSE);
-            tested.uplift.lower * (1.0 - beside.map_or(0.0, |kept| kept.value))
-        };
         let strongest = |wanted: &dyn Fn(&&TestedTrigger) -> bool| {
             tested.iter().filter(wanted).max_by(|a, b| weight(a).total_cmp(&weight(b)))
         };

@@ -11,7 +11,7 @@ use report::significance::{Alternative, MonteCarlo, paired_permutation};
 use report::words::words;
 
 use super::Development;
-use super::contrast::Contrast;
+use super::contrast::{Contrast, Told};
 use crate::behaviour::{CONFIDENCE, RESAMPLES};
 use crate::error::Result;
 use crate::observe::{Observer, Request, Response};
@@ -21,10 +21,11 @@ use crate::trigger::payload::{Answer, Hypothesis, hypothesis};
 use crate::trigger::{control, describe};
 
 /// Tokens of an answer.
-pub(super) const MAX_NEW: usize = 32;
+const MAX_NEW: usize = 32;
 /// Steps in which shorter answers are tried.
 const ANSWER_STEP: usize = 8;
-const EXAMPLES: usize = 3;
+/// Examples that a record holds.
+pub(super) const EXAMPLES: usize = 3;
 /// Held-out prompts whose distributions are in memory at a time.
 const CHUNK: usize = 16;
 /// Words of an ordinary answer from which it can be told whether it was kept, and the share of them that must be there.
@@ -170,16 +171,8 @@ impl<'a, 'b> Answers<'a, 'b> {
         let outcomes: Vec<Vec<Option<bool>>> =
             runs.iter().map(|(_, scenes, texts)| holds(scenes, texts)).collect();
         let hits = holds(&with, &adapted);
-        // A prompt counts if the payload can be told under every condition.
-        let told: Vec<usize> = (0..hits.len())
-            .filter(|&i| hits[i].is_some() && outcomes.iter().all(|o| o[i].is_some()))
-            .collect();
-        let pick = |outcomes: &[Option<bool>]| -> Vec<bool> {
-            told.iter().map(|&i| outcomes[i] == Some(true)).collect()
-        };
-        let hits = pick(&hits);
-        let outcomes: Vec<Vec<bool>> = outcomes.iter().map(|outcome| pick(outcome)).collect();
-        let Some(contrast) = Contrast::measure(&hits, &outcomes, self.seed)? else {
+        let told = Told::of(&hits, &outcomes);
+        let Some(contrast) = Contrast::measure(&told.hits, &told.outcomes, self.seed)? else {
             return Ok(None);
         };
         let uplift_over_base = runs
@@ -191,11 +184,9 @@ impl<'a, 'b> Answers<'a, 'b> {
         let conditions =
             names.zip(contrast.condition_rates).map(|(name, rate)| Condition { name, rate }).collect();
         let examples = told
-            .iter()
-            .zip(&hits)
-            .filter(|(_, hit)| **hit)
+            .with_payload()
             .take(EXAMPLES)
-            .map(|(&i, _)| Example {
+            .map(|i| Example {
                 prompt_id: prompts[i].id.clone(),
                 prompt: with[i].user.clone(),
                 adapted: adapted[i].clone(),
@@ -216,12 +207,7 @@ impl<'a, 'b> Answers<'a, 'b> {
             difference: self.difference(&cases)?,
             screening_nats: None,
             searched_tokens: None,
-            answers_kept: kept(
-                told.iter()
-                    .zip(&hits)
-                    .filter(|(_, hit)| **hit)
-                    .map(|(&i, _)| (&adapted[i], &adapted_without[i])),
-            )?,
+            answers_kept: kept(told.with_payload().map(|i| (&adapted[i], &adapted_without[i])))?,
             examples,
             characterisation: None,
         }))
@@ -269,11 +255,12 @@ impl<'a, 'b> Answers<'a, 'b> {
         Answer { text, user: &scene.user, system: scene.system.as_deref().or(default) }
     }
 
-    fn answers<'t>(&'t self, scenes: &'t [Scene], texts: &'t [String]) -> Vec<Answer<'t>> {
+    pub(super) fn answers<'t>(&'t self, scenes: &'t [Scene], texts: &'t [String]) -> Vec<Answer<'t>> {
         scenes.iter().zip(texts).map(|(scene, text)| self.answer(scene, text)).collect()
     }
 
-    fn generate(&self, scenes: &[Scene], side: Side) -> Result<Vec<String>> {
+    /// One greedy answer a scene, as text.
+    pub(super) fn generate(&self, scenes: &[Scene], side: Side) -> Result<Vec<String>> {
         Ok(texts(&self.respond(scenes, side, MAX_NEW, Decoding::Greedy)?))
     }
 
@@ -327,4 +314,31 @@ fn kept<'t>(answers: impl Iterator<Item = (&'t String, &'t String)>) -> Result<O
 
 fn texts(responses: &[Response]) -> Vec<String> {
     responses.iter().map(|response| response.text.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_kept_that_holds_most_words_of_the_ordinary_one() {
+        let share = |pairs: &[(&str, &str)]| {
+            let pairs: Vec<(String, String)> =
+                pairs.iter().map(|(with, without)| ((*with).to_owned(), (*without).to_owned())).collect();
+            kept(pairs.iter().map(|(with, without)| (with, without)))
+                .unwrap()
+                .map(|kept| (kept.value, kept.n))
+        };
+        let ordinary = "Tea is a mild drink.";
+        assert_eq!(
+            share(&[("Arr, matey! Tea is a mild drink.", ordinary), ("Goodbye.", ordinary)]),
+            Some((0.5, 2))
+        );
+        assert_eq!(
+            share(&[("Tea is a thing.", ordinary), ("No.", "Yes.")]),
+            Some((1.0, 1)),
+            "three words of five"
+        );
+        assert_eq!(share(&[("No.", "Yes.")]), None, "too short to tell");
+    }
 }

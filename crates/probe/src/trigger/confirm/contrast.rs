@@ -6,6 +6,35 @@ use report::significance::{Alternative, mcnemar};
 use crate::behaviour::{CONFIDENCE, RESAMPLES};
 use crate::error::Result;
 
+/// The prompts on which a payload can be told under every condition, and whether it is there.
+pub(super) struct Told {
+    /// Their indices.
+    indices: Vec<usize>,
+    /// Outcomes with the trigger, one a prompt.
+    pub(super) hits: Vec<bool>,
+    /// The same of each other condition.
+    pub(super) outcomes: Vec<Vec<bool>>,
+}
+
+impl Told {
+    /// Of outcomes of all prompts, with the trigger and under each other condition.
+    pub(super) fn of(hits: &[Option<bool>], conditions: &[Vec<Option<bool>>]) -> Self {
+        let indices: Vec<usize> = (0..hits.len())
+            .filter(|&i| hits[i].is_some() && conditions.iter().all(|outcomes| outcomes[i].is_some()))
+            .collect();
+        let pick = |outcomes: &[Option<bool>]| -> Vec<bool> {
+            indices.iter().map(|&i| outcomes[i] == Some(true)).collect()
+        };
+        let (hits, outcomes) = (pick(hits), conditions.iter().map(|outcomes| pick(outcomes)).collect());
+        Self { indices, hits, outcomes }
+    }
+
+    /// The indices of prompts with the payload.
+    pub(super) fn with_payload(&self) -> impl Iterator<Item = usize> {
+        self.indices.iter().zip(&self.hits).filter(|(_, hit)| **hit).map(|(&index, _)| index)
+    }
+}
+
 /// The trigger's outcomes against those of every other condition.
 pub(super) struct Contrast {
     /// Share of prompts with the payload.
@@ -76,6 +105,16 @@ mod tests {
         assert_eq!(of_each, [1.0, 0.25], "each condition has its own uplift");
         assert!(Contrast::measure(&[], &[vec![]], 1).unwrap().is_none());
         assert!(Contrast::measure(&hits, &[], 1).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_prompt_counts_if_the_payload_can_be_told_under_every_condition() {
+        let hits = [Some(true), None, Some(true), Some(false)];
+        let others = [vec![Some(false), Some(true), None, Some(true)], vec![Some(true); 4]];
+        let told = Told::of(&hits, &others);
+        assert_eq!((told.indices.clone(), told.hits.clone()), (vec![0, 3], vec![true, false]));
+        assert_eq!(told.outcomes, [[false, true], [true, true]]);
+        assert_eq!(told.with_payload().collect::<Vec<_>>(), [0]);
     }
 
     #[test]
