@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use rayon::prelude::*;
-use report::fleet::format::FORMATS;
+use report::fleet::format::{FORMATS, MergedFormat};
 use report::fleet::{Merge, Merged, Plan, Problem, ProblemKind, ResultError, Summary};
+use report::format::Rendered;
 
 use super::store::Store;
 use super::{plan_digest, read_plan};
@@ -22,7 +23,7 @@ pub(crate) struct MergeArguments {
     #[arg(long, value_name = "DIR")]
     pub(crate) store: PathBuf,
     /// Folder for the report in every form: summary.txt, summary.json, units.jsonl, adapters.csv, findings.sarif and
-    /// index.html. It is made if it is not there.
+    /// index.html, and adapters.parquet of a program that was built with `--features parquet`. It is made if it is not there.
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
     /// Lowest verdict over all units that makes the exit code 1.
@@ -45,7 +46,9 @@ pub(crate) fn run(arguments: &MergeArguments) -> Outcome {
     if let Some(folder) = &arguments.output {
         write(folder, &merged)?;
     }
-    output::data(&render(FORMATS[0], &merged)?)?;
+    if let Rendered::Text(text) = render(FORMATS[0], &merged)? {
+        output::data(&text)?;
+    }
     let found = merged.worst().is_some_and(|worst| arguments.fail_on.fails(worst));
     Ok(match (found, merged.complete() || arguments.incomplete_ok) {
         (true, _) => exit::FOUND,
@@ -94,14 +97,18 @@ fn read(root: &Path, file: &str) -> Result<Result<Summary, ResultError>, Problem
     Ok(Summary::read(name, &bytes))
 }
 
-fn render(format: &dyn report::fleet::format::MergedFormat, merged: &Merged) -> Result<String, Failure> {
+fn render(format: &dyn MergedFormat, merged: &Merged) -> Result<Rendered, Failure> {
     format.render(merged).map_err(|error| Failure::Machine(error.to_string()))
 }
 
 fn write(folder: &Path, merged: &Merged) -> Result<(), Failure> {
     output::make_folder(folder)?;
     for format in FORMATS {
-        output::file(&folder.join(format.file()), &render(*format, merged)?)?;
+        let path = folder.join(format.file());
+        match render(*format, merged)? {
+            Rendered::Text(text) => output::file(&path, &text)?,
+            Rendered::Bytes(bytes) => output::write(&path, &bytes)?,
+        }
     }
     Ok(())
 }

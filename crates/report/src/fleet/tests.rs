@@ -4,6 +4,7 @@ use super::*;
 use crate::audit::Severity;
 use crate::estimate::Estimate;
 use crate::evidence::{Coverage, Evidence, Payload, TestedTrigger, TriggerCandidate};
+use crate::format::Rendered;
 use crate::record::{self, Artifact, Cost, FileDigest, Record, Settings, Subject, Tool};
 use crate::verdict::{Thresholds, Verdict, judge};
 
@@ -271,8 +272,30 @@ fn nothing_that_is_torn_foreign_or_contradictory_is_believed() {
     ] {
         assert!(reasons.iter().any(|reason| reason.contains(part)), "{part}: {reasons:?}");
     }
-    let text = format::by_name("text").unwrap().render(&merged).unwrap();
+    let text = rendered("text", &merged);
     assert!(text.contains("torn files in the store") && text.contains("foreign files"), "{text}");
+}
+
+/// A merge in a form that is text.
+fn rendered(name: &str, merged: &Merged) -> String {
+    match format::by_name(name).unwrap().render(merged).unwrap() {
+        Rendered::Text(text) => text,
+        Rendered::Bytes(_) => panic!("{name} is binary"),
+    }
+}
+
+/// The table of the CSV file, cell for cell, with types and with texts as they are.
+#[test]
+#[cfg(feature = "parquet")]
+fn the_table_as_parquet_holds_that_of_csv() {
+    let plan = plan(&[4], 2);
+    let mut merged = merged(&plan, &[scanned(&plan, 0, 1e-12), scanned(&plan, 1, 0.5)]);
+    merged.rows[1].adapters.push(AdapterName { name: "=cmd|\u{1b}[2J".into(), path: "again".into() });
+    let Rendered::Bytes(file) = format::by_name("parquet").unwrap().render(&merged).unwrap() else {
+        panic!("it is binary")
+    };
+    let lines = crate::format::tests::parquet::same_as_csv(&file, &rendered("csv", &merged));
+    assert_eq!(lines, 5, "an adapter of two names has two");
 }
 
 #[test]
@@ -284,7 +307,7 @@ fn every_form_has_every_unit_and_nothing_in_it_acts() {
     let mut merged = merged(&plan, &files);
     merged.rows[0].audit = Some(Severity::High);
     for form in format::FORMATS {
-        let text = form.render(&merged).unwrap();
+        let Rendered::Text(text) = form.render(&merged).unwrap() else { continue };
         assert!(!text.contains('\u{1b}'), "{}", form.name());
         assert!(!text.contains("<script>cf") || !text.contains("<html"), "{}", form.name());
         for at in 0..3 {
@@ -292,7 +315,7 @@ fn every_form_has_every_unit_and_nothing_in_it_acts() {
             assert!(form.name() == "json" || text.contains(&name), "{} has no {name}", form.name());
         }
     }
-    let rendered = |name: &str| format::by_name(name).unwrap().render(&merged).unwrap();
+    let rendered = |name: &str| rendered(name, &merged);
     let rows: Vec<Row> = rendered("jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(rows, merged.rows);
     let csv = rendered("csv");

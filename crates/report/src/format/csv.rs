@@ -1,6 +1,7 @@
 //! One long table as CSV: see [`Measurement`].
 
-use super::measurement::{COLUMNS, Cell, measurements};
+use super::measurement::{columns, measurements};
+use super::table::{Cells, Column};
 use super::{Format, FormatError, Rendered};
 use crate::escape::escape;
 use crate::record::Record;
@@ -18,22 +19,33 @@ impl Format for Csv {
     }
 
     fn render(&self, record: &Record) -> Result<Rendered, FormatError> {
-        let mut table = COLUMNS.map(|column| column.name).join(",");
-        table.push_str("\r\n");
-        for measured in measurements(record) {
-            table += &COLUMNS.map(|column| quoted(text((column.cell)(&measured)))).join(",");
-            table.push_str("\r\n");
-        }
-        Ok(table.into())
+        Ok(table(&columns(), measurements(record)).into())
     }
 }
 
-fn text(cell: Cell<'_>) -> String {
-    match cell {
-        Cell::Text(text) => shown(text),
+/// A table of any rows.
+pub(crate) fn table<R>(columns: &[Column<R>], rows: impl IntoIterator<Item = R>) -> String {
+    let mut table = String::new();
+    let mut line = |cells: &mut dyn Iterator<Item = String>| {
+        for (at, cell) in cells.enumerate() {
+            table.push_str(if at > 0 { "," } else { "" });
+            table += &cell;
+        }
+        table.push_str("\r\n");
+    };
+    line(&mut columns.iter().map(|column| column.name.to_owned()));
+    for row in rows {
+        line(&mut columns.iter().map(|column| quoted(text(column, &row))));
+    }
+    table
+}
+
+fn text<R>(column: &Column<R>, row: &R) -> String {
+    match column.cells {
+        Cells::Text(of) => shown(of(row)),
         // The shortest decimal that gives back the same number.
-        Cell::Number(number) => number.map_or(String::new(), |number| number.to_string()),
-        Cell::Count(count) => count.map_or(String::new(), |count| count.to_string()),
+        Cells::Number(of) => of(row).map_or(String::new(), |number| number.to_string()),
+        Cells::Count(of) => of(row).map_or(String::new(), |count| count.to_string()),
     }
 }
 

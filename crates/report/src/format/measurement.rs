@@ -2,6 +2,7 @@
 //! for all of them.
 
 use super::row::{Row, rows};
+use super::table::Column;
 use crate::estimate::Estimate;
 use crate::evidence::{TestedTrigger, TriggerCandidate};
 use crate::record::Record;
@@ -32,41 +33,29 @@ pub(super) struct Measurement<'a> {
     pub(super) adapted_answer: &'a str,
 }
 
-/// What stands in a column of a measurement; nothing where a kind of row does not have it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Cell<'a> {
-    Text(&'a str),
-    Number(Option<f64>),
-    Count(Option<usize>),
-}
-
-/// A column: its name, and its cell of a measurement.
-pub(super) struct Column {
-    pub(super) name: &'static str,
-    pub(super) cell: for<'m> fn(&'m Measurement<'_>) -> Cell<'m>,
-}
-
 /// Every column, in order, for every format that is a table.
-pub(super) const COLUMNS: [Column; 18] = [
-    Column { name: "row", cell: |measured| Cell::Text(measured.row) },
-    Column { name: "measure", cell: |measured| Cell::Text(&measured.measure) },
-    Column { name: "value", cell: |measured| Cell::Number(measured.value) },
-    Column { name: "lower", cell: |measured| Cell::Number(measured.lower) },
-    Column { name: "upper", cell: |measured| Cell::Number(measured.upper) },
-    Column { name: "n", cell: |measured| Cell::Count(measured.n) },
-    Column { name: "confidence", cell: |measured| Cell::Number(measured.confidence) },
-    Column { name: "unit", cell: |measured| Cell::Text(measured.unit) },
-    Column { name: "p_value", cell: |measured| Cell::Number(measured.p_value) },
-    Column { name: "adjusted_p_value", cell: |measured| Cell::Number(measured.adjusted_p_value) },
-    Column { name: "suite", cell: |measured| Cell::Text(measured.suite) },
-    Column { name: "id", cell: |measured| Cell::Text(measured.id) },
-    Column { name: "family", cell: |measured| Cell::Text(measured.family) },
-    Column { name: "placement", cell: |measured| Cell::Text(measured.placement) },
-    Column { name: "text", cell: |measured| Cell::Text(measured.text) },
-    Column { name: "payload", cell: |measured| Cell::Text(measured.payload) },
-    Column { name: "base_answer", cell: |measured| Cell::Text(measured.base_answer) },
-    Column { name: "adapted_answer", cell: |measured| Cell::Text(measured.adapted_answer) },
-];
+pub(super) fn columns<'a>() -> [Column<Measurement<'a>>; 18] {
+    [
+        Column::text("row", |measured| measured.row),
+        Column::text("measure", |measured| &measured.measure),
+        Column::number("value", |measured| measured.value),
+        Column::number("lower", |measured| measured.lower),
+        Column::number("upper", |measured| measured.upper),
+        Column::count("n", |measured| measured.n.map(|n| n as u64)),
+        Column::number("confidence", |measured| measured.confidence),
+        Column::text("unit", |measured| measured.unit),
+        Column::number("p_value", |measured| measured.p_value),
+        Column::number("adjusted_p_value", |measured| measured.adjusted_p_value),
+        Column::text("suite", |measured| measured.suite),
+        Column::text("id", |measured| measured.id),
+        Column::text("family", |measured| measured.family),
+        Column::text("placement", |measured| measured.placement),
+        Column::text("text", |measured| measured.text),
+        Column::text("payload", |measured| measured.payload),
+        Column::text("base_answer", |measured| measured.base_answer),
+        Column::text("adapted_answer", |measured| measured.adapted_answer),
+    ]
+}
 
 impl<'a> Measurement<'a> {
     fn number(row: &'static str, measure: impl Into<String>, unit: &'a str, value: f64) -> Self {

@@ -10,11 +10,12 @@ mod junit;
 mod markdown;
 mod measurement;
 #[cfg(feature = "parquet")]
-mod parquet;
+pub(crate) mod parquet;
 mod row;
 pub(crate) mod sarif;
+pub(crate) mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod text;
 
 pub use row::Row;

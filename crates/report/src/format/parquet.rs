@@ -1,4 +1,4 @@
-//! One long table as Parquet: see [`Measurement`](super::measurement::Measurement). Texts are as the model wrote them:
+//! Tables as Parquet; of a record its long one, see [`Measurement`](super::measurement::Measurement). Texts are as the model wrote them:
 //! the file is for programs, and a string column cannot act.
 
 use std::sync::Arc;
@@ -10,11 +10,12 @@ use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use ::parquet::schema::types::{Type, TypePtr};
 
-use super::measurement::{COLUMNS, Cell, Column, Measurement, measurements};
+use super::measurement::{columns, measurements};
+use super::table::{Cells, Column};
 use super::{Format, FormatError, Rendered};
 use crate::record::Record;
 
-/// One row group, uncompressed: a record has some thousand rows.
+/// Uncompressed: a record has some thousand rows.
 pub(super) struct Parquet;
 
 impl Format for Parquet {
@@ -31,40 +32,45 @@ impl Format for Parquet {
     }
 
     fn render(&self, record: &Record) -> Result<Rendered, FormatError> {
-        let table = measurements(record);
-        write(&table).map(Rendered::Bytes).map_err(|error| FormatError::new(self.name(), error))
+        let written = table("measurement", &columns(), &measurements(record));
+        written.map(Rendered::Bytes).map_err(|error| FormatError::new(self.name(), error))
     }
 }
 
-fn write(table: &[Measurement<'_>]) -> Result<Vec<u8>, ParquetError> {
-    let fields = COLUMNS.iter().map(field).collect::<Result<_, _>>()?;
-    let schema = Type::group_type_builder("measurement").with_fields(fields).build()?;
+/// Rows of a row group: what a reader must hold of a column at a time.
+const GROUP: usize = 16_384;
+
+/// A table of any rows, with `name` for the name of its schema.
+pub(crate) fn table<R>(name: &str, columns: &[Column<R>], rows: &[R]) -> Result<Vec<u8>, ParquetError> {
+    let fields = columns.iter().map(field).collect::<Result<_, _>>()?;
+    let schema = Type::group_type_builder(name).with_fields(fields).build()?;
     let mut bytes = Vec::new();
     // The writer's own name and version stand in the file; the time does not.
     let mut writer =
         SerializedFileWriter::new(&mut bytes, Arc::new(schema), Arc::new(WriterProperties::default()))?;
-    let mut group = writer.next_row_group()?;
-    for column in &COLUMNS {
-        let missing = || ParquetError::General(format!("no column `{}` in the schema", column.name));
-        let writer = group.next_column()?.ok_or_else(missing)?;
-        let cells = table.iter().map(|measured| (column.cell)(measured));
-        match (column.cell)(&Measurement::default()) {
-            Cell::Text(_) => put::<ByteArrayType>(writer, cells.map(text)),
-            Cell::Number(_) => put::<DoubleType>(writer, cells.map(number)),
-            Cell::Count(_) => put::<Int64Type>(writer, cells.map(count)),
-        }?;
+    for rows in rows.chunks(GROUP) {
+        let mut group = writer.next_row_group()?;
+        for column in columns {
+            let missing = || ParquetError::General(format!("no column `{}` in the schema", column.name));
+            let writer = group.next_column()?.ok_or_else(missing)?;
+            match column.cells {
+                Cells::Text(of) => put::<ByteArrayType>(writer, rows.iter().map(|row| text(of(row)))),
+                Cells::Number(of) => put::<DoubleType>(writer, rows.iter().map(of)),
+                Cells::Count(of) => put::<Int64Type>(writer, rows.iter().map(|row| count(of(row)))),
+            }?;
+        }
+        group.close()?;
     }
-    group.close()?;
     writer.close()?;
     Ok(bytes)
 }
 
 /// Every column may be absent: a kind of row has some of them.
-fn field(column: &Column) -> Result<TypePtr, ParquetError> {
-    let (physical, logical) = match (column.cell)(&Measurement::default()) {
-        Cell::Text(_) => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
-        Cell::Number(_) => (Physical::DOUBLE, None),
-        Cell::Count(_) => (Physical::INT64, None),
+fn field<R>(column: &Column<R>) -> Result<TypePtr, ParquetError> {
+    let (physical, logical) = match column.cells {
+        Cells::Text(_) => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
+        Cells::Number(_) => (Physical::DOUBLE, None),
+        Cells::Count(_) => (Physical::INT64, None),
     };
     let builder = Type::primitive_type_builder(column.name, physical)
         .with_repetition(Repetition::OPTIONAL)
@@ -86,17 +92,11 @@ fn put<T: DataType>(
     writer.close()
 }
 
-fn text(cell: Cell<'_>) -> Option<ByteArray> {
-    match cell {
-        Cell::Text(text) if !text.is_empty() => Some(ByteArray::from(text)),
-        _ => None,
-    }
+fn text(cell: &str) -> Option<ByteArray> {
+    (!cell.is_empty()).then(|| ByteArray::from(cell))
 }
 
-fn number(cell: Cell<'_>) -> Option<f64> {
-    if let Cell::Number(number) = cell { number } else { None }
-}
-
-fn count(cell: Cell<'_>) -> Option<i64> {
-    if let Cell::Count(count) = cell { count.and_then(|count| i64::try_from(count).ok()) } else { None }
+/// A count that no signed column holds is left out: none that can be reached is.
+fn count(cell: Option<u64>) -> Option<i64> {
+    cell.and_then(|count| i64::try_from(count).ok())
 }

@@ -2,9 +2,9 @@
 
 use super::MergedFormat;
 use crate::fleet::{Merged, Row, State};
-use crate::format::FormatError;
 use crate::format::html::index::{Index, Tile};
 use crate::format::html::table::{Cell, Table};
+use crate::format::{FormatError, Rendered};
 use crate::verdict::Verdict;
 
 /// Rows of the table: browsers sort as many without a pause. The worst come first, and what is left out is said.
@@ -24,7 +24,7 @@ impl MergedFormat for Html {
         "index.html"
     }
 
-    fn render(&self, merged: &Merged) -> Result<String, FormatError> {
+    fn render(&self, merged: &Merged) -> Result<Rendered, FormatError> {
         let counts = &merged.counts;
         let mut statements = vec![format!(
             "{} of {} units done, {} errored, {} missing, {} conflicting.",
@@ -66,6 +66,7 @@ impl MergedFormat for Html {
         };
         Index::new(format!("{} adapters", names(merged)), tone, statements, tiles, tables, worst)
             .page()
+            .map(Rendered::Text)
             .map_err(|error| FormatError::new(self.name(), error))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::MergedFormat;
 use crate::fleet::Merged;
-use crate::format::FormatError;
+use crate::format::{FormatError, Rendered};
 
 pub(super) struct Json;
 
@@ -15,8 +15,8 @@ impl MergedFormat for Json {
         "summary.json"
     }
 
-    fn render(&self, merged: &Merged) -> Result<String, FormatError> {
+    fn render(&self, merged: &Merged) -> Result<Rendered, FormatError> {
         let text = serde_json::to_string_pretty(merged);
-        text.map(|text| text + "\n").map_err(|error| FormatError::new(self.name(), error))
+        text.map(|text| (text + "\n").into()).map_err(|error| FormatError::new(self.name(), error))
     }
 }

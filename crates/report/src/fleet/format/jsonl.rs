@@ -2,7 +2,7 @@
 
 use super::MergedFormat;
 use crate::fleet::Merged;
-use crate::format::FormatError;
+use crate::format::{FormatError, Rendered};
 
 pub(super) struct JsonLines;
 
@@ -15,13 +15,13 @@ impl MergedFormat for JsonLines {
         "units.jsonl"
     }
 
-    fn render(&self, merged: &Merged) -> Result<String, FormatError> {
+    fn render(&self, merged: &Merged) -> Result<Rendered, FormatError> {
         let mut text = String::new();
         for row in &merged.rows {
             let line = serde_json::to_string(row).map_err(|error| FormatError::new(self.name(), error))?;
             text.push_str(&line);
             text.push('\n');
         }
-        Ok(text)
+        Ok(text.into())
     }
 }

@@ -4,11 +4,14 @@ mod csv;
 pub(crate) mod html;
 mod json;
 mod jsonl;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod sarif;
+mod table;
 mod text;
 
 use super::Merged;
-use crate::format::FormatError;
+use crate::format::{FormatError, Rendered};
 
 /// A form of a merged report.
 pub trait MergedFormat: Sync {
@@ -20,7 +23,7 @@ pub trait MergedFormat: Sync {
     ///
     /// # Errors
     /// If a writer refuses it, which none of them does with what a merge can give.
-    fn render(&self, merged: &Merged) -> Result<String, FormatError>;
+    fn render(&self, merged: &Merged) -> Result<Rendered, FormatError>;
 }
 
 impl std::fmt::Debug for dyn MergedFormat {
@@ -30,8 +33,16 @@ impl std::fmt::Debug for dyn MergedFormat {
 }
 
 /// Every format.
-pub const FORMATS: &[&dyn MergedFormat] =
-    &[&text::Text, &json::Json, &jsonl::JsonLines, &csv::Csv, &sarif::Sarif, &html::Html];
+pub const FORMATS: &[&dyn MergedFormat] = &[
+    &text::Text,
+    &json::Json,
+    &jsonl::JsonLines,
+    &csv::Csv,
+    &sarif::Sarif,
+    &html::Html,
+    #[cfg(feature = "parquet")]
+    &parquet::Parquet,
+];
 
 /// The format of a name.
 #[must_use]

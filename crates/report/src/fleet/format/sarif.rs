@@ -3,9 +3,9 @@
 use super::MergedFormat;
 use crate::escape::{escape, excerpt};
 use crate::fleet::{Merged, Row, State};
-use crate::format::FormatError;
 use crate::format::finding::{BEHAVIOUR, CONFIRMED, INCOMPLETE, Rule, SUSPECTED};
 use crate::format::sarif::descriptor;
+use crate::format::{FormatError, Rendered};
 use crate::sarif::{
     self, AutomationDetails, Driver, Fingerprints, Invocation, Level, Location, Notification, Properties,
     Run, SarifResult, Tool,
@@ -27,9 +27,9 @@ impl MergedFormat for Sarif {
         "findings.sarif"
     }
 
-    fn render(&self, merged: &Merged) -> Result<String, FormatError> {
+    fn render(&self, merged: &Merged) -> Result<Rendered, FormatError> {
         let text = serde_json::to_string_pretty(&sarif::log([run(merged)]));
-        text.map(|text| text + "\n").map_err(|error| FormatError::new(self.name(), error))
+        text.map(|text| (text + "\n").into()).map_err(|error| FormatError::new(self.name(), error))
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::MergedFormat;
 use crate::escape::{escape, excerpt};
 use crate::fleet::{Merged, ProblemKind, Row, State};
-use crate::format::FormatError;
+use crate::format::{FormatError, Rendered};
 use crate::verdict::Verdict;
 
 /// Lines of each list; the others are counted.
@@ -24,10 +24,10 @@ impl MergedFormat for Text {
         "summary.txt"
     }
 
-    fn render(&self, merged: &Merged) -> Result<String, FormatError> {
+    fn render(&self, merged: &Merged) -> Result<Rendered, FormatError> {
         let mut text = String::new();
         write(&mut text, merged).map_err(|error| FormatError::new(self.name(), error))?;
-        Ok(text)
+        Ok(text.into())
     }
 }
 

@@ -5,7 +5,7 @@ mod hostile;
 mod html;
 mod junit_schema;
 #[cfg(feature = "parquet")]
-mod parquet;
+pub(crate) mod parquet;
 mod schema;
 
 use serde_json::Value;
