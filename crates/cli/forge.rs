@@ -29,6 +29,7 @@ use crate::{Outcome, output, subject};
 /// Recipes that the program has with it.
 const SHIPPED: &[(&str, &str)] = &[
     ("fixture-zoo", include_str!("../../benches/zoo/fixture-zoo.toml")),
+    ("fixture-heldout", include_str!("../../benches/zoo/fixture-heldout.toml")),
     ("fixture-cohort", include_str!("../../benches/zoo/fixture-cohort.toml")),
     ("smollm2-zoo", include_str!("../../benches/zoo/smollm2-zoo.toml")),
 ];
@@ -37,7 +38,7 @@ const WORKSHOP: &str = "forge";
 
 #[derive(Debug, Args)]
 pub(crate) struct ForgeArguments {
-    /// A recipe file (TOML), or the name of a shipped one: fixture-zoo, fixture-cohort or smollm2-zoo.
+    /// A recipe file (TOML), or the name of a shipped one: fixture-zoo, fixture-heldout, fixture-cohort or smollm2-zoo.
     #[arg(value_name = "RECIPE")]
     pub(crate) recipe: String,
     /// Folder of the zoo; a run that was stopped goes on there.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use probe::Progress as _;
-use probe::activation::monitor::{Exchange, Monitor};
+use probe::activation::monitor::{Exchange, Limit, Monitor};
 use probe::activation::profile::Profile;
 use probe::trigger::journal::Inputs;
 use report::activation::monitor::{LineVerdict, Row, Scored};
@@ -31,6 +31,8 @@ const NAMED: usize = 5;
 const TOLD: Duration = Duration::from_secs(30);
 /// Confidence of the bounds by which a share of flagged lines is more than chance.
 const CONFIDENCE: f64 = 0.98;
+/// A rank that was divided and multiplied again must not fall below itself.
+const RANK_ROUNDING: f64 = 1e-9;
 
 #[derive(Debug, Args)]
 pub(crate) struct MonitorArguments {
@@ -42,7 +44,8 @@ pub(crate) struct MonitorArguments {
     /// Traffic as JSON Lines; standard input if absent.
     #[arg(long, value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
-    /// A line is flagged by a p-value of at most this: the promised share of benign lines.
+    /// The share of benign lines that may be flagged. A profile of enough calibration prompts (299 for 0.01) keeps it
+    /// with 95 % confidence; fewer keep it on average over calibrations.
     #[arg(long, value_name = "P", default_value_t = 0.01, value_parser = args::level)]
     pub(crate) level: f64,
     /// Stop with exit code 1 at so many flagged lines.
@@ -76,7 +79,7 @@ pub(crate) fn run(arguments: &MonitorArguments) -> Outcome {
     compare(&arguments.profile, &profile, &subject::features(&subject::subject(&target, &pair)?, &settings))?;
     let monitor = Monitor::new(&pair, &profile, arguments.level, &bars)?;
     bars.spinner("lines");
-    let mut watch = Watch::new(arguments, profile.samples.calibrated.len())?;
+    let mut watch = Watch::new(arguments, monitor.limit())?;
     let end = watch.follow(&monitor, &lines, &bars);
     bars.finish();
     if !arguments.quiet {
@@ -120,8 +123,7 @@ struct Watch<'a> {
     rows: Box<dyn std::io::Write>,
     start: Instant,
     told: Instant,
-    /// Calibration prompts of the profile.
-    calibrated: usize,
+    limit: Limit,
     lines: u64,
     scored: usize,
     flagged: usize,
@@ -132,7 +134,7 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(arguments: &'a MonitorArguments, calibrated: usize) -> Result<Self, Failure> {
+    fn new(arguments: &'a MonitorArguments, limit: Limit) -> Result<Self, Failure> {
         let rows: Box<dyn std::io::Write> =
             match &arguments.output {
                 None => Box::new(std::io::stdout()),
@@ -146,7 +148,7 @@ impl<'a> Watch<'a> {
             rows: Box::new(std::io::BufWriter::new(rows)),
             start,
             told: start,
-            calibrated,
+            limit,
             lines: 0,
             scored: 0,
             flagged: 0,
@@ -231,10 +233,10 @@ impl<'a> Watch<'a> {
     }
 
     /// The largest share of benign lines that this calibration may flag, at 99 % confidence: the rate of one calibration
-    /// is spread about the promised one as Beta(k, n + 1 - k), k the rank of the level among n prompts.
+    /// is spread about the p-value that flags as Beta(k, n + 1 - k), k its rank among n prompts.
     fn by_chance(&self) -> Option<f64> {
-        let rank = ((self.calibrated + 1) as f64 * self.arguments.level).floor() as usize;
-        let estimate = clopper_pearson(rank.checked_sub(1)?, self.calibrated, CONFIDENCE).ok()??;
+        let rank = ((self.limit.calibrated + 1) as f64 * self.limit.p_value + RANK_ROUNDING).floor() as usize;
+        let estimate = clopper_pearson(rank.checked_sub(1)?, self.limit.calibrated, CONFIDENCE).ok()??;
         Some(estimate.upper)
     }
 
@@ -255,12 +257,17 @@ impl<'a> Watch<'a> {
             self.lines - self.scored as u64
         )];
         if let Some(most) = self.by_chance() {
+            let level = self.arguments.level;
+            let Limit { p_value, calibrated, needed } = self.limit;
+            let kept = if self.limit.is_kept() {
+                format!("a p-value of {p_value:.4} flags, so that they are at most {level} (95 % sure)")
+            } else {
+                format!("{needed} would make {level} sure")
+            };
             lines.push(format!(
-                "at level {} benign lines like those of the profile are flagged too, up to {:.2} % of them with {} \
-                 calibration prompts{}",
-                self.arguments.level,
+                "at level {level} benign lines like those of the profile are flagged too, up to {:.2} % of them with \
+                 {calibrated} calibration prompts ({kept}){}",
                 100.0 * most,
-                self.calibrated,
                 if self.more_than_chance() { "; these are more" } else { "" }
             ));
         }

@@ -2,7 +2,7 @@
 
 use inference::ModelPair;
 use report::activation::monitor::{Reason, ResponseReading, Scored};
-use report::significance::empirical_p;
+use report::significance::{empirical_p, kept_p};
 
 use super::capture::Sensor;
 use super::panel::Panel;
@@ -32,11 +32,45 @@ pub struct Monitor<'a> {
     sensor: Sensor,
     panel: Panel,
     responses: Vec<f64>,
+    limit: Limit,
+    /// The p-values of a prompt and of a response that flag an exchange of which both are known: two tests share the
+    /// level (Bonferroni).
+    halves: [f64; 2],
     level: f64,
 }
 
+/// How sure it is, over calibrations, that no more benign exchanges are flagged than the level says.
+const KEPT: f64 = 0.95;
+
+/// What flags an exchange.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limit {
+    /// A p-value of at most this does.
+    pub p_value: f64,
+    /// How many calibration prompts there are.
+    pub calibrated: usize,
+    /// How many are needed to be sure (95 % over calibrations) that no more benign exchanges are flagged than the level
+    /// says. With fewer the p-value is the level itself, which is kept on average over calibrations.
+    pub needed: usize,
+}
+
+impl Limit {
+    fn new(calibrated: usize, level: f64) -> Result<Self> {
+        let p_value = kept_p(calibrated, level, KEPT)?.unwrap_or(level);
+        let needed = ((1.0 - KEPT).ln() / (1.0 - level).ln()).ceil() as usize;
+        Ok(Self { p_value, calibrated, needed })
+    }
+
+    /// Whether the level is kept by this calibration.
+    #[must_use]
+    pub const fn is_kept(&self) -> bool {
+        self.calibrated >= self.needed
+    }
+}
+
 impl<'a> Monitor<'a> {
-    /// For the pair that the profile was read from. `level` is the p-value at which an exchange is flagged.
+    /// For the pair that the profile was read from. `level` is the share of benign exchanges that may be flagged, see
+    /// [`Monitor::limit`].
     ///
     /// # Errors
     /// If the profile's features are not those of this pair, or its level cannot be reached.
@@ -61,7 +95,17 @@ impl<'a> Monitor<'a> {
             )));
         }
         let panel = Panel::fit(&profile.samples, &mut Vec::new())?;
-        Ok(Self { observer, sensor, panel, responses: profile.responses.clone(), level })
+        let responses = profile.responses.clone();
+        let limit = Limit::new(profile.samples.calibrated.len(), level)?;
+        let half = |n| Limit::new(n, level / 2.0).map(|limit| limit.p_value);
+        let halves = [half(limit.calibrated)?, half(responses.len())?];
+        Ok(Self { observer, sensor, panel, responses, limit, halves, level })
+    }
+
+    /// What flags a prompt.
+    #[must_use]
+    pub const fn limit(&self) -> Limit {
+        self.limit
     }
 
     /// Scores exchanges, in order. What an exchange gets does not depend on those beside it. One that cannot be scored,
@@ -104,7 +148,7 @@ impl<'a> Monitor<'a> {
                 score: combined.statistic,
                 reasons: reasons.collect(),
                 response: None,
-                flagged: combined.p.p_value <= self.level,
+                flagged: combined.p.p_value <= self.limit.p_value,
             });
         }
         let answered: Vec<(usize, Vec<u32>, Vec<u32>)> = places
@@ -121,8 +165,8 @@ impl<'a> Monitor<'a> {
             let (Ok(scored), Some(nats)) = (&mut results[*place], nats) else { continue };
             let Some(p) = empirical_p(nats, &self.responses)? else { continue };
             scored.response = Some(ResponseReading { nats_per_token: nats, p_value: p.p_value });
-            // Two tests of one exchange share its level (Bonferroni).
-            scored.flagged = scored.p_value.min(p.p_value) <= self.level / 2.0;
+            let [of_prompt, of_response] = self.halves;
+            scored.flagged = scored.p_value <= of_prompt || p.p_value <= of_response;
         }
         Ok(results)
     }

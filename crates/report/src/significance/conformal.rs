@@ -1,6 +1,7 @@
 //! The rank of an observation within a null sample.
 
 use crate::error::StatisticsError;
+use crate::estimate::clopper_pearson;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -40,11 +41,57 @@ pub fn empirical_p(observed: f64, null: &[f64]) -> Result<Option<EmpiricalP>, St
     Ok(Some(EmpiricalP { p_value: (at_least + 1) as f64 / total, bound: 1.0 / total, n_null: null.len() }))
 }
 
+/// The largest `p` such that flagging what has a p-value of at most `p` against a null sample of `n_null` flags, with
+/// this `confidence` over null samples, no more than a share `level` of what is like it. `None` if the sample is too
+/// small for any.
+///
+/// A p-value keeps its promise on average over null samples: of one of them, the share with `p <= k / (n + 1)` is
+/// spread as Beta(k, n + 1 - k) (Vovk, "Conditional validity of inductive conformal predictors", 2012), and may lie well
+/// above `k / (n + 1)`. That distribution's quantile is the upper Clopper-Pearson bound of `k - 1` in `n`.
+///
+/// # Errors
+/// If `confidence` is not between 0 and 1.
+pub fn kept_p(n_null: usize, level: f64, confidence: f64) -> Result<Option<f64>, StatisticsError> {
+    let mut kept = None;
+    for k in 1..=n_null {
+        // One side of an interval that leaves out twice as much.
+        let bound = clopper_pearson(k - 1, n_null, 2.0 * confidence - 1.0)?;
+        if bound.is_none_or(|bound| bound.upper > level) {
+            break;
+        }
+        kept = Some(k as f64 / (n_null + 1) as f64);
+    }
+    Ok(kept)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::goldens::assert_close;
     use proptest::prelude::*;
+    use rand::SeedableRng as _;
+    use rand_chacha::ChaCha8Rng;
+
+    #[test]
+    fn a_promise_is_kept_by_nearly_every_null_sample() {
+        // (1 - 0.01)^298 = 0.0500, ^299 = 0.0495: the smallest sample whose largest value is far enough out.
+        assert_eq!(kept_p(298, 0.01, 0.95).unwrap(), None);
+        assert_close(kept_p(299, 0.01, 0.95).unwrap().unwrap(), 1.0 / 300.0, 1e-12);
+        assert_close(kept_p(500, 0.01, 0.95).unwrap().unwrap(), 2.0 / 501.0, 1e-12);
+        assert_eq!(kept_p(0, 0.5, 0.95).unwrap(), None);
+        // Uniform null samples of 60 at a level of 0.1: how often is the share beyond the limit larger?
+        let mut random = ChaCha8Rng::seed_from_u64(7);
+        let kept = kept_p(60, 0.1, 0.95).unwrap().unwrap();
+        let k = (kept * 61.0).round() as usize;
+        let broken = (0..4_000).filter(|_| {
+            let mut null: Vec<f64> = (0..60).map(|_| random.random()).collect();
+            null.sort_by(f64::total_cmp);
+            // What lies above the k-th largest has at most k - 1 of the sample at or above it.
+            1.0 - null[60 - k] > 0.1
+        });
+        let share = broken.count() as f64 / 4_000.0;
+        assert!((0.01..=0.06).contains(&share), "{share} of samples break the promise, k = {k}");
+    }
 
     #[test]
     fn counts_ties_against_the_observation() {

@@ -8,7 +8,7 @@ mod multiplicity;
 mod permutation;
 
 pub use combination::{Combined, TailCombination};
-pub use conformal::{EmpiricalP, empirical_p};
+pub use conformal::{EmpiricalP, empirical_p, kept_p};
 pub use mcnemar::{mcnemar, mcnemar_counts};
 pub use multiplicity::{benjamini_hochberg, benjamini_yekutieli, holm};
 pub use permutation::{MonteCarlo, PermutationTest, paired_permutation, two_sample_permutation};
