@@ -9,7 +9,7 @@ use probe::split::Benign;
 use probe::suite::{Items, Suite};
 use probe::trigger::hunt::{Null, Options, Outcome as Found};
 use probe::trigger::journal::Journal;
-use probe::trigger::search::{SEARCHES, TriggerSearch, by_name};
+use probe::trigger::search::{self, SEARCHES, TriggerSearch, by_name};
 use report::record::Settings;
 
 use crate::args::HuntArguments;
@@ -94,7 +94,7 @@ fn conclude(arguments: &HuntArguments, adapter: Option<&Adapter>, run: Run, star
 /// The searches of these names, all of them if none is named.
 fn searches(names: &[String]) -> Result<Vec<&'static dyn TriggerSearch>, Failure> {
     if names.is_empty() {
-        return Ok(SEARCHES.to_vec());
+        return Ok(search::searches().collect());
     }
     names
         .iter()
@@ -110,7 +110,13 @@ fn searches(names: &[String]) -> Result<Vec<&'static dyn TriggerSearch>, Failure
 /// The help of `--search`.
 pub(crate) fn searches_help() -> String {
     let names: Vec<_> = SEARCHES.iter().map(|search| search.name()).collect();
-    format!("Searches, comma separated, run in this order: {}; all of them if absent", names.join(", "))
+    let apart: Vec<_> =
+        SEARCHES.iter().filter(|search| search.compares()).map(|search| search.name()).collect();
+    format!(
+        "Searches, comma separated, run in this order: {}; if absent, all of them but `{}`, which others are compared with",
+        names.join(", "),
+        apart.join("`, `")
+    )
 }
 
 /// What decides the result of a hunt.

@@ -15,6 +15,7 @@ mod lines;
 pub mod memory;
 pub mod observe;
 pub mod organism;
+pub mod peer;
 pub mod progress;
 pub mod prompt;
 pub mod replay;

@@ -21,7 +21,7 @@ mod parts;
 pub mod profile;
 mod ranking;
 pub mod shifts;
-mod singular;
+pub(crate) mod singular;
 mod spectral;
 mod symmetric;
 

@@ -9,10 +9,16 @@ use crate::error::Result;
 const LEAST: f64 = 1e-6;
 
 /// The left singular vectors `[outputs]` of B·A with the largest singular values, at most `count`, largest first.
+pub(super) fn left_vectors(delta: &LoraDelta, count: usize) -> Result<Vec<Vec<f32>>> {
+    Ok(decomposed(delta, count)?.into_iter().map(|(_, vector)| vector).collect())
+}
+
+/// The largest singular values of B·A, at most `count`, largest first, without the factor of the config, and their left
+/// singular vectors `[outputs]`.
 ///
 /// With `A Aᵀ = L Lᵀ`, the matrix `C = B L` has the left singular vectors and singular values of B·A, and r columns only:
 /// eigenvectors of two r x r matrices are all that is needed.
-pub(super) fn left_vectors(delta: &LoraDelta, count: usize) -> Result<Vec<Vec<f32>>> {
+pub(crate) fn decomposed(delta: &LoraDelta, count: usize) -> Result<Vec<(f64, Vec<f32>)>> {
     let (a, b) = delta.factors();
     let rows = |t: &candle_core::Tensor| t.to_vec2::<f32>().map_err(inference::Error::from);
     let (a, b) = (rows(a)?, rows(b)?);
@@ -38,9 +44,10 @@ pub(super) fn left_vectors(delta: &LoraDelta, count: usize) -> Result<Vec<Vec<f3
     let found = eigenvectors(&of_c, rank);
     let largest = found.first().map_or(0.0, |(value, _)| *value);
     let kept = found.iter().take(count).filter(|(value, _)| *value > LEAST * LEAST * largest && *value > 0.0);
-    let vector = |(value, q): &(f64, Vec<f64>)| -> Vec<f32> {
-        let scale = 1.0 / value.sqrt();
-        c.iter().map(|row| (row.iter().zip(q).map(|(c, q)| c * q).sum::<f64>() * scale) as f32).collect()
+    let vector = |(value, q): &(f64, Vec<f64>)| -> (f64, Vec<f32>) {
+        let size = value.sqrt();
+        let row = |row: &Vec<f64>| (row.iter().zip(q).map(|(c, q)| c * q).sum::<f64>() / size) as f32;
+        (size, c.iter().map(row).collect())
     };
     Ok(kept.map(vector).collect())
 }

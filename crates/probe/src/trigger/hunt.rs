@@ -270,7 +270,7 @@ pub(super) fn candidate(change: &Change, search: &str) -> Candidate {
     Candidate { id: change.id(), family: search.to_owned(), change: change.clone() }
 }
 
-pub(super) fn difference(after: Cost, before: Cost) -> Cost {
+pub(crate) fn difference(after: Cost, before: Cost) -> Cost {
     Cost {
         token_forwards: after.token_forwards - before.token_forwards,
         generated_tokens: after.generated_tokens - before.generated_tokens,

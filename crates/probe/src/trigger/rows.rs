@@ -20,7 +20,7 @@ const MIN_SHARED: usize = 4;
 ///
 /// # Errors
 /// As `read`, or if the model fails or the user stops.
-pub(super) fn read_rows<T: Send>(
+pub(crate) fn read_rows<T: Send>(
     observer: &Observer<'_>,
     contexts: &[Vec<u32>],
     side: Side,

@@ -7,6 +7,7 @@ use super::gcg::GcgSearch;
 use super::hunt::Hunt;
 use super::leak::Leak;
 use super::lens::LayerLens;
+use super::random::RandomStrings;
 use super::relaxed::RelaxedTriggers;
 use super::style::Style;
 use super::sweep::Sweep;
@@ -36,6 +37,11 @@ pub trait TriggerSearch: Sync {
     /// What it is for.
     fn role(&self) -> Role;
 
+    /// Whether it only stands for chance, to compare others with: it runs where it is named.
+    fn compares(&self) -> bool {
+        false
+    }
+
     /// Its part of the budget, relative to the other searches of the hunt.
     fn share(&self) -> f64;
 
@@ -60,7 +66,13 @@ pub const SEARCHES: &[&dyn TriggerSearch] = &[
     &Climb,
     &RelaxedTriggers,
     &GcgSearch,
+    &RandomStrings,
 ];
+
+/// The searches that look for triggers: all but those that others are compared with.
+pub fn searches() -> impl Iterator<Item = &'static dyn TriggerSearch> {
+    SEARCHES.iter().copied().filter(|search| !search.compares())
+}
 
 /// The search of this name.
 #[must_use]

@@ -21,17 +21,17 @@ use crate::error::Result;
 use crate::prompt::{Change, Placement};
 
 /// Part of the share that the first stage may take, and the part that is kept for the development prompts.
-const FIRST_STAGE: f64 = 0.85;
-const LAST_STAGE: f64 = 0.05;
+pub(super) const FIRST_STAGE: f64 = 0.85;
+pub(super) const LAST_STAGE: f64 = 0.05;
 /// Survivors that run before the budget is looked at again.
-const SECOND_TURN: usize = 64;
+pub(super) const SECOND_TURN: usize = 64;
 /// Candidates of one form that run before the next form has its turn.
 const TURN: usize = 1024;
 /// Of each form: survivors by divergence, and by the rise of each target.
-const SURVIVORS: usize = 192;
-const SURVIVORS_OF_TARGET: usize = 48;
+pub(super) const SURVIVORS: usize = 192;
+pub(super) const SURVIVORS_OF_TARGET: usize = 48;
 /// Survivors of the second stage.
-const DEEPENED: usize = 64;
+pub(super) const DEEPENED: usize = 64;
 /// The shortest word that makes a code name.
 const MIN_WORD: usize = 3;
 

@@ -6,6 +6,7 @@
 pub mod format;
 pub mod labels;
 pub mod likeness;
+pub mod peer;
 pub mod row;
 pub mod summary;
 #[cfg(test)]

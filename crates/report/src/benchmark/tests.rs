@@ -49,7 +49,15 @@ fn row(adapter: &str, truth: Label, verdict: Verdict, score: f64, near: Option<b
         adapter: adapter.into(),
         listed: truth.trigger_tokens.map(|tokens| tokens == 1),
         truth,
-        found: Some(Found { verdict, score, trigger, payload_identified, cost, searches }),
+        found: Some(Found {
+            verdict: Some(verdict),
+            score,
+            seeks_trigger: true,
+            trigger,
+            payload_identified,
+            cost,
+            searches,
+        }),
         error: None,
         run: Some(Run { seconds: 2.0, token_forwards: tokens, peak_bytes: Some(5) }),
     }

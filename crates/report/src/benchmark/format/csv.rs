@@ -6,6 +6,7 @@ use crate::benchmark::row::Recovered;
 use crate::benchmark::{Benchmark, Row};
 use crate::format::FormatError;
 use crate::format::csv::{quoted, shown};
+use crate::verdict::Verdict;
 
 /// RFC 4180 with a header line.
 pub(super) struct Csv;
@@ -44,7 +45,7 @@ const COLUMNS: [(&str, CellOf); 28] = [
     ("planted_success_rate", |row| text(row.truth.attack_success_rate)),
     ("r", |row| text(row.truth.r)),
     ("poison_rate", |row| text(row.truth.poison_rate)),
-    ("verdict", |row| row.found.as_ref().map_or("", |found| found.verdict.title()).to_owned()),
+    ("verdict", |row| verdict(row).map_or("", Verdict::title).to_owned()),
     ("score", |row| text(row.found.as_ref().map(|found| found.score))),
     ("trigger", |row| shown(trigger(row).map_or("", |trigger| &trigger.text))),
     ("placement", |row| shown(trigger(row).map_or("", |trigger| &trigger.placement))),
@@ -64,6 +65,10 @@ const COLUMNS: [(&str, CellOf); 28] = [
     ("peak_bytes", |row| text(row.run.and_then(|run| run.peak_bytes))),
     ("error", |row| shown(row.error.as_deref().unwrap_or_default())),
 ];
+
+fn verdict(row: &Row) -> Option<Verdict> {
+    row.found.as_ref()?.verdict
+}
 
 fn trigger(row: &Row) -> Option<&Recovered> {
     row.found.as_ref()?.trigger.as_ref()

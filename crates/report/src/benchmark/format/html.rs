@@ -207,7 +207,7 @@ fn rows_table(benchmark: &Benchmark) -> Table {
             Cell::words(truth(row.truth.label)),
             Cell::raw(row.truth.attack.as_deref().unwrap_or_default()),
             Cell::raw(&row.truth.trigger.all().join(" | ")),
-            Cell::words(found.map_or("", |found| Verdict::title(found.verdict))),
+            Cell::words(found.and_then(|found| found.verdict).map_or("", Verdict::title)),
             Cell::number(found.map(|found| found.score), 2),
             Cell::raw(trigger.map_or("", |trigger| &trigger.text)),
             Cell::words(trigger.map_or("", |trigger| &trigger.payload_class)),

@@ -3,6 +3,8 @@
 //! The scans are the units of `plan` and `run`: the same store, the same resuming, the same bytes. Nothing here reads the
 //! labels before the last of them is through.
 
+mod peers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -20,6 +22,7 @@ use crate::args::{Command, ModelArguments};
 use crate::exit::{self, Failure};
 use crate::fleet::batch::{self, Batch, Scanned};
 use crate::{Outcome, calibrate, embedded, forge, output, subject, suites};
+use peers::{Chosen, Zoo};
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArguments {
@@ -41,6 +44,8 @@ pub(crate) struct BenchArguments {
     /// What is listened to, as of `scan`.
     #[arg(long, value_name = "LIST", default_value = "payloads")]
     pub(crate) probe: String,
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help = peers::help())]
+    pub(crate) peers: Vec<String>,
     /// Judge each configuration that it is of also beside this calibration, as a configuration of its own: a file of
     /// `calibrate`, or `shipped`.
     #[arg(long, value_name = "FILE")]
@@ -66,6 +71,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Outcome {
     let models = &arguments.models;
     subject::base_alone(models, "`bench` takes the adapters of the zoo: leave --adapter and --adapted away")?;
     let calibration = arguments.calibration.as_deref().map(calibrate::load).transpose()?;
+    let methods = peers::chosen(&arguments.peers)?;
     output::make_folder(&arguments.output)?;
     if let Some(recipe) = &arguments.forge {
         let code = forge::run(&forge_arguments(arguments, recipe)?)?;
@@ -95,13 +101,15 @@ pub(crate) fn run(arguments: &BenchArguments) -> Outcome {
         quiet: arguments.quiet,
     };
     let batches: Vec<Batch<'_>> = arguments.depth.iter().map(|depth| batch(depth.as_str())).collect();
+    let zoo = Zoo { arguments, base: &base, adapters: &adapters };
     if !arguments.no_run {
         batches.iter().try_for_each(Batch::run)?;
+        zoo.run(&methods)?;
     }
     if arguments.shard.is_some() {
         return Ok(exit::PASS);
     }
-    let benchmark = join(arguments, &batches, calibration.as_ref())?;
+    let benchmark = join(arguments, &batches, calibration.as_ref(), (&zoo, &methods))?;
     for (place, format) in FORMATS.iter().enumerate() {
         let text = format.render(&benchmark).map_err(|error| Failure::Machine(error.to_string()))?;
         output::file(&arguments.output.join(format.file()), &text)?;
@@ -130,6 +138,7 @@ fn join(
     arguments: &BenchArguments,
     batches: &[Batch<'_>],
     calibration: Option<&Calibration>,
+    (zoo, methods): (&Zoo<'_>, &[Chosen]),
 ) -> Result<Benchmark, Failure> {
     let labels = labels(&arguments.zoo, batches)?;
     let listed = listed(&suites::load(&arguments.suites)?);
@@ -152,6 +161,21 @@ fn join(
                 Err(reason) => output::talk(&format!("{}: not calibrated: {reason}", batch.depth)),
             }
         }
+    }
+    for method in methods {
+        for (name, truth) in &labels {
+            let mut row = unfound(&method.name, name, truth, &BTreeSet::new());
+            match zoo.found(method, name) {
+                Ok(kept) => {
+                    let token_forwards = kept.finding.cost.token_forwards;
+                    row.found = Some(Found::of_peer(&kept.finding, truth));
+                    row.run = Some(Run { seconds: kept.seconds, token_forwards, peak_bytes: None });
+                }
+                Err(reason) => row.error = Some(reason),
+            }
+            rows.push(row);
+        }
+        names.push(method.name.clone());
     }
     let config = batches.first().map(|batch| ModelPair::base_config(batch.base)).transpose()?;
     let weights =
@@ -178,16 +202,7 @@ fn row(
     listed: &BTreeSet<String>,
     calibration: Option<&Calibration>,
 ) -> Result<Row, Failure> {
-    let planted = truth.trigger.all();
-    let mut row = Row {
-        configuration: configuration.to_owned(),
-        adapter: name.to_owned(),
-        truth: truth.clone(),
-        listed: (!planted.is_empty()).then(|| planted.iter().any(|text| listed.contains(text))),
-        found: None,
-        error: None,
-        run: None,
-    };
+    let mut row = unfound(configuration, name, truth, listed);
     match scanned {
         Ok((record, sidecar)) => {
             let found = match calibration {
@@ -204,6 +219,20 @@ fn row(
         Err(reason) => row.error = Some(reason.clone()),
     }
     Ok(row)
+}
+
+/// An adapter under a configuration of which nothing is known yet.
+fn unfound(configuration: &str, name: &str, truth: &Label, listed: &BTreeSet<String>) -> Row {
+    let planted = truth.trigger.all();
+    Row {
+        configuration: configuration.to_owned(),
+        adapter: name.to_owned(),
+        truth: truth.clone(),
+        listed: (!planted.is_empty()).then(|| planted.iter().any(|text| listed.contains(text))),
+        found: None,
+        error: None,
+        run: None,
+    }
 }
 
 /// The truth about every adapter of the zoo.
