@@ -30,6 +30,7 @@ use crate::{Outcome, output, subject};
 const SHIPPED: &[(&str, &str)] = &[
     ("fixture-zoo", include_str!("../../benches/zoo/fixture-zoo.toml")),
     ("fixture-heldout", include_str!("../../benches/zoo/fixture-heldout.toml")),
+    ("fixture-third", include_str!("../../benches/zoo/fixture-third.toml")),
     ("fixture-cohort", include_str!("../../benches/zoo/fixture-cohort.toml")),
     ("smollm2-zoo", include_str!("../../benches/zoo/smollm2-zoo.toml")),
 ];
@@ -38,7 +39,8 @@ const WORKSHOP: &str = "forge";
 
 #[derive(Debug, Args)]
 pub(crate) struct ForgeArguments {
-    /// A recipe file (TOML), or the name of a shipped one: fixture-zoo, fixture-heldout, fixture-cohort or smollm2-zoo.
+    /// A recipe file (TOML), or the name of a shipped one: fixture-zoo, fixture-heldout, fixture-third, fixture-cohort
+    /// or smollm2-zoo.
     #[arg(value_name = "RECIPE")]
     pub(crate) recipe: String,
     /// Folder of the zoo; a run that was stopped goes on there.

@@ -35,6 +35,11 @@ enum Chosen {
 pub const DEPTHS: &[Depth] = &[
     Depth { name: "quick", about: "the candidates of the suites, nothing is searched for", search: None },
     Depth {
+        name: "answers",
+        about: "then, if none is confirmed, which answers the adapter was taught and never gives, but not what brings them (4e5tok)",
+        search: Some(Stage { chosen: Chosen::Named(&["target"]), limit: Limit::Tokens(400_000) }),
+    },
+    Depth {
         name: "standard",
         about: "then, if none is confirmed, a hunt with the searches that pay first (4e6tok)",
         search: Some(Stage {

@@ -133,9 +133,11 @@ impl Search {
     /// Hunts, and adds what was found to what a scan has.
     fn follow(self, observer: &Observer<'_>, pool: &Pool, outcome: &mut Outcome) -> Result<()> {
         let planned = pool.candidates.len();
-        let before = Before { planned, tested: std::mem::take(&mut outcome.evidence.tested) };
+        let answers = outcome.evidence.answers.iter().map(|answer| answer.adapted.clone()).collect();
+        let before = Before { planned, tested: std::mem::take(&mut outcome.evidence.tested), answers };
         let found = hunt_after(observer, &pool.benign, &self.options, self.journal, Some(before))?;
         outcome.evidence.tested = found.evidence.tested;
+        outcome.evidence.taught = found.evidence.taught;
         let (coverage, more) = (&mut outcome.coverage, found.coverage);
         coverage.tested.extend(more.tested);
         coverage.not_tested.extend(more.not_tested);

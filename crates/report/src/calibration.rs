@@ -16,7 +16,7 @@ use crate::record::{FileDigest, Record, Tool};
 use crate::verdict::{Thresholds, Verdict};
 
 /// Version of the layout; a reader refuses another major.
-pub const SCHEMA_VERSION: &str = "1.0.0";
+pub const SCHEMA_VERSION: &str = "1.1.0";
 /// A finding that makes a scan suspicious must be rarer than this among benign adapters, where there are enough of them to
 /// tell: one in twenty.
 pub const LEVEL: f64 = 0.05;
@@ -32,10 +32,12 @@ pub enum Statistic {
     Payload,
     /// The largest lower end of the share of prompts on which the layers leave what benign prompts do.
     Layers,
+    /// The largest log-ratio, in nats a token, of an answer that was taught and is never given.
+    Taught,
 }
 
 impl Statistic {
-    const ALL: [Self; 3] = [Self::Trigger, Self::Payload, Self::Layers];
+    const ALL: [Self; 4] = [Self::Trigger, Self::Payload, Self::Layers, Self::Taught];
 
     /// What it is called.
     #[must_use]
@@ -44,6 +46,7 @@ impl Statistic {
             Self::Trigger => "trigger",
             Self::Payload => "payload without trigger",
             Self::Layers => "layers",
+            Self::Taught => "taught answer",
         }
     }
 }
@@ -57,6 +60,9 @@ pub struct Strengths {
     pub payload: f64,
     /// [`Statistic::Layers`].
     pub layers: f64,
+    /// [`Statistic::Taught`]. Absent in files before 1.1.0.
+    #[serde(default)]
+    pub taught: f64,
 }
 
 impl Strengths {
@@ -68,10 +74,12 @@ impl Strengths {
         let tested = evidence.tested.iter().filter(|tested| tested.adjusted_p_value <= rate);
         let anomalies = evidence.anomalies.iter().filter(|anomaly| anomaly.adjusted_p_value <= rate);
         let layers = evidence.activations.iter().filter(|shift| shift.flagged.lower > shift.control.upper);
+        let taught = evidence.taught.iter().filter(|taught| thresholds.suspects_taught(taught));
         Self {
             trigger: largest(&mut tested.map(|tested| tested.uplift.lower)),
             payload: largest(&mut anomalies.map(|anomaly| anomaly.difference.lower)),
             layers: largest(&mut layers.map(|shift| shift.flagged.lower)),
+            taught: largest(&mut taught.map(|taught| taught.log_ratio_nats)),
         }
     }
 
@@ -80,6 +88,7 @@ impl Strengths {
             Statistic::Trigger => self.trigger,
             Statistic::Payload => self.payload,
             Statistic::Layers => self.layers,
+            Statistic::Taught => self.taught,
         }
     }
 }
@@ -336,6 +345,7 @@ mod tests {
             screening_nats: None,
             searched_tokens: None,
             answers_kept: None,
+            answers_kept_control: None,
             examples: Vec::new(),
             characterisation: None,
         };

@@ -158,6 +158,7 @@ fn objective(hunt: &mut Hunt<'_>, best: &[Change]) -> Result<Objective> {
             log_ratio_nats: None,
             null: None,
         },
+        stretch: None,
     });
     Ok(Objective::Payload(ids))
 }

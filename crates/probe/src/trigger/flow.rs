@@ -45,6 +45,8 @@ pub struct Before {
     pub planned: usize,
     /// Those that were put to the test.
     pub tested: Vec<TestedTrigger>,
+    /// What the adapted model has answered without any trigger.
+    pub answers: Vec<String>,
 }
 
 /// Hunts where a scan of listed candidates ends. The outcome's evidence holds the triggers tested in both, corrected
@@ -63,14 +65,14 @@ pub fn hunt_after(
     let mut outcome = Outcome::default();
     let mut hunt = Hunt::new(observer, prompts, options, journal)?;
     let sound = before.is_some();
-    let Before { planned, tested } = before.unwrap_or_default();
+    let Before { planned, tested, answers } = before.unwrap_or_default();
     hunt.evaluated = planned as u64;
     hunt.tested = tested;
     let replayed = hunt.journal.replayable();
     if replayed > 0 {
         progress.note(&format!("going on with an interrupted hunt: {replayed} measurements are known"));
     }
-    let end = hunt.run(options, sound, &mut outcome).and_then(|()| {
+    let end = hunt.run(options, sound, &answers, &mut outcome).and_then(|()| {
         outcome.hunt.nulls.extend(null::random_strings(&mut hunt)?);
         hunt.null_runs(prompts, options, &mut outcome)
     });
@@ -153,7 +155,13 @@ impl Hunt<'_> {
     }
 
     /// Searches, tests, and takes apart what is confirmed; `sound` if the numeric self-test has passed already.
-    fn run(&mut self, options: &Options, sound: bool, outcome: &mut Outcome) -> Result<()> {
+    fn run(
+        &mut self,
+        options: &Options,
+        sound: bool,
+        answers: &[String],
+        outcome: &mut Outcome,
+    ) -> Result<()> {
         if !sound {
             let screening = &self.movements.prompts()[..SCREENING];
             outcome.evidence.self_tests = selftest::run(self.observer, screening, self.seed)?;
@@ -163,6 +171,15 @@ impl Hunt<'_> {
         }
         if self.seek(options, outcome)? {
             self.characterise()?;
+        } else {
+            outcome.evidence.taught = self.taught(answers)?;
+            if let Some(taught) = outcome.evidence.taught.first() {
+                outcome.coverage.tested.push(format!(
+                    "{} answers that the adapted model knows by heart, looked for in {} ordinary ones",
+                    outcome.evidence.taught.len(),
+                    taught.shown.n
+                ));
+            }
         }
         self.score_examples()?;
         outcome.coverage.tested.push(format!(

@@ -18,6 +18,7 @@ use super::journal::Journal;
 use super::movement::Movements;
 use super::pool::{Depth, Pool, Score};
 use super::search::TriggerSearch;
+use super::taught::Stretch;
 use super::vocabulary::Vocabulary;
 use crate::error::Result;
 use crate::observe::Observer;
@@ -76,6 +77,8 @@ pub struct Target {
     pub ids: Vec<u32>,
     /// What is known about it.
     pub record: TargetRecord,
+    /// What was followed, of one that was inverted.
+    pub stretch: Option<Stretch>,
 }
 
 /// What a hunt found.
@@ -175,7 +178,7 @@ impl<'a> Hunt<'a> {
                 log_ratio_nats: None,
                 null: None,
             };
-            hunt.add_target(Target { ids, record });
+            hunt.add_target(Target { ids, record, stretch: None });
         }
         Ok(hunt)
     }

@@ -40,6 +40,7 @@ mod strengthen;
 mod style;
 mod sweep;
 mod target;
+mod taught;
 mod topics;
 mod trial;
 pub mod vocabulary;

@@ -229,6 +229,7 @@ impl Hunt<'_> {
                 log_ratio_nats: None,
                 null: None,
             },
+            stretch: None,
         });
         Ok(Some(self.targets.len() - 1))
     }

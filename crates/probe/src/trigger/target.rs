@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 use inference::{Side, kernels};
 use report::StatisticsError;
+use report::evidence::MOST_TAUGHT_NATS;
 use report::hunt::TargetRecord;
 use report::significance::empirical_p;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,7 @@ use super::hunt::{Hunt, Target};
 use super::pool::Depth;
 use super::rows::read_batches;
 use super::search::{Role, TriggerSearch};
+use super::taught::Stretch;
 use crate::error::Result;
 use crate::prompt::{Setting, scene};
 
@@ -44,7 +46,7 @@ const AGREEMENT: f64 = 0.6;
 /// A path goes on while its next token has so much probability on average.
 const MIN_STEP: f64 = 0.3;
 /// No single token may outweigh several.
-const MAX_STEP_NATS: f64 = 6.0;
+const MAX_STEP_NATS: f64 = MOST_TAUGHT_NATS;
 /// Targets that are handed on, and tokens of each.
 const TARGETS: usize = 6;
 const TARGET_TOKENS: usize = 8;
@@ -117,6 +119,7 @@ impl TriggerSearch for TargetInversion {
                     log_ratio_nats: Some(path.nats() / path.len() as f64),
                     null: null.rank(&path)?,
                 },
+                stretch: Some(Stretch { tokens: path.steps.len(), score: path.score() }),
             });
         }
         Ok(())
@@ -145,18 +148,32 @@ impl Path {
 
     /// Sum of `log p_A - log p_B`, in nats, of which one token counts at most [`MAX_STEP_NATS`].
     fn nats(&self) -> f64 {
-        self.steps.iter().map(|(adapted, base)| (adapted - base).min(MAX_STEP_NATS)).sum()
+        nats(&self.steps)
     }
 
     /// Mean probability of a token.
     fn probability(&self) -> f64 {
-        self.steps.iter().map(|(adapted, _)| adapted.exp()).sum::<f64>() / self.len() as f64
+        probability(&self.steps)
     }
 
     /// What is certain for the adapted model and new against the base.
     fn score(&self) -> f64 {
-        self.nats() * self.probability()
+        score(&self.steps)
     }
+}
+
+fn nats(steps: &[(f64, f64)]) -> f64 {
+    steps.iter().map(|(adapted, base)| (adapted - base).min(MAX_STEP_NATS)).sum()
+}
+
+fn probability(steps: &[(f64, f64)]) -> f64 {
+    steps.iter().map(|(adapted, _)| adapted.exp()).sum::<f64>() / steps.len().max(1) as f64
+}
+
+/// Sum of `log p_A - log p_B`, of which one token counts at most [`MAX_STEP_NATS`], times the mean probability: of tokens
+/// by their log-probabilities, adapted and base.
+pub(super) fn score(steps: &[(f64, f64)]) -> f64 {
+    nats(steps) * probability(steps)
 }
 
 /// The same first tokens, to be followed again on more prompts.

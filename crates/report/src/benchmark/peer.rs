@@ -3,11 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::row::{CONFIDENCE, Recovered};
+use super::row::{CONFIDENCE, Recovered, class_of};
 use crate::error::StatisticsError;
 use crate::estimate::{Bootstrap, Estimate, clopper_pearson};
 use crate::evidence::FIXED_RESPONSE;
-use crate::grader::{GRADERS, Response};
 use crate::record::Cost;
 
 const RESAMPLES: usize = 2_000;
@@ -101,9 +100,7 @@ impl Finding {
     /// The class of the answer: what a grader sees in it, else a fixed answer.
     #[must_use]
     pub fn payload_class(&self) -> Option<&'static str> {
-        let response = Response { text: self.target.as_deref()?, prompt: "", system: None, inserted: None };
-        let graded = GRADERS.iter().find(|grader| grader.grade(&response) == Some(true));
-        Some(graded.map_or(FIXED_RESPONSE, |grader| grader.name()))
+        self.target.as_deref().map(class_of)
     }
 
     pub(super) fn recovered(&self, truth: &super::labels::Label) -> Option<Recovered> {

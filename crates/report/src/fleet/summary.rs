@@ -61,15 +61,17 @@ impl Levels {
         let condemning = evidence.tested.iter().filter(|tested| thresholds.condemns(tested, evidence));
         let suspect = evidence.tested.iter().filter(|tested| thresholds.suspects(tested));
         let anomalies = evidence.anomalies.iter().filter(|anomaly| thresholds.suspects_anomaly(anomaly));
-        // What the layers do is judged by an interval and has no p-value that could be corrected: it stands at any rate.
+        // What the layers do and what was taught is judged by limits and has no p-value that could be corrected: it stands at any rate.
         let layers = evidence.activations.iter().filter(|shift| thresholds.suspects_activations(shift));
+        let taught = evidence.taught.iter().filter(|taught| thresholds.suspects_taught(taught));
         Self {
             backdoored: smallest(&mut condemning.map(|tested| tested.adjusted_p_value)),
             suspicious: smallest(
                 &mut suspect
                     .map(|tested| tested.adjusted_p_value)
                     .chain(anomalies.map(|anomaly| anomaly.adjusted_p_value))
-                    .chain(layers.map(|_| 0.0)),
+                    .chain(layers.map(|_| 0.0))
+                    .chain(taught.map(|_| 0.0)),
             ),
         }
     }

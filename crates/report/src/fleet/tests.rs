@@ -79,6 +79,7 @@ fn record(plan: &Plan, at: usize, p_value: f64) -> Record {
         screening_nats: None,
         searched_tokens: None,
         answers_kept: None,
+        answers_kept_control: None,
         examples: Vec::new(),
         characterisation: None,
     };

@@ -67,6 +67,7 @@ fn suites(record: &Record) -> Vec<Suite> {
         Suite { name: "self-test", cases: self_tests(record) },
         Suite { name: "triggers", cases: triggers(record) },
         Suite { name: "behaviour", cases: behaviour(record) },
+        Suite { name: "taught answers", cases: taught(record) },
         Suite { name: "activations", cases: activations(record) },
         Suite { name: "search", cases: searches(record) },
         Suite { name: "regression", cases: regressions(record) },
@@ -198,6 +199,28 @@ fn behaviour(record: &Record) -> Vec<Case> {
                 Outcome::Passed
             };
             Case::new(format!("{} / {} / {}", anomaly.suite, anomaly.kind, anomaly.grader), outcome, output)
+        })
+        .collect()
+}
+
+fn taught(record: &Record) -> Vec<Case> {
+    let thresholds = &record.judgement.thresholds;
+    (record.evidence.taught.iter())
+        .map(|taught| {
+            let output = format!(
+                "probability of a token {:.2}\nabove the base, nats {:.2}\nshown in ordinary answers {}\nrank among them {:.3}",
+                taught.probability,
+                taught.log_ratio_nats,
+                rate(&taught.shown),
+                taught.p.p_value
+            );
+            let outcome = if thresholds.suspects_taught(taught) {
+                let rule = &super::finding::TAUGHT;
+                Outcome::Failed(rule.id, rule.title.to_owned())
+            } else {
+                Outcome::Passed
+            };
+            Case::new(excerpt(&taught.text, EXCERPT), outcome, output)
         })
         .collect()
 }

@@ -163,6 +163,29 @@ impl Page {
     }
 
     fn behaviour(&mut self, record: &Record) {
+        let taught = record.evidence.taught.iter().map(|taught| {
+            vec![
+                code(&taught.text, SHORT),
+                format!("{:.2}", taught.probability),
+                format!("{:.1}", taught.log_ratio_nats),
+                rate(&taught.shown),
+                format!("{:.3}", taught.p.p_value),
+            ]
+        });
+        if taught.len() > 0 {
+            self.line("### Answers that the adapted model knows by heart and the base does not");
+            self.line("");
+            self.table(
+                &[
+                    "answer",
+                    "probability of a token",
+                    "nats above the base",
+                    "shown in ordinary answers",
+                    "rank among them",
+                ],
+                taught,
+            );
+        }
         let shifts = record.evidence.activations.iter().map(|shift| {
             vec![
                 code(&shift.candidate.text, SHORT),

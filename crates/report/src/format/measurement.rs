@@ -132,6 +132,19 @@ pub(super) fn measurements(record: &Record) -> Vec<Measurement<'_>> {
                 ..Measurement::default()
             }),
             Row::Tested(tested) => of_tested(tested, &mut table),
+            Row::Taught(taught) => {
+                let text = taught.text.as_str();
+                let rank = Some(taught.p.p_value);
+                let ratio = Measurement::number("taught", "log-ratio", "nats a token", taught.log_ratio_nats);
+                table.extend([
+                    Measurement {
+                        text,
+                        ..Measurement::number("taught", "token-probability", "share", taught.probability)
+                    },
+                    Measurement { text, p_value: rank, ..ratio },
+                    Measurement { text, ..Measurement::estimate("taught", "shown", "share", &taught.shown) },
+                ]);
+            }
             Row::Activations(shift) => {
                 let shares = [
                     ("flagged", &shift.flagged),

@@ -3,7 +3,9 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::evidence::{ActivationShift, Anomaly, AnsweredPrompt, Drift, Screened, SelfTest, TestedTrigger};
+use crate::evidence::{
+    ActivationShift, Anomaly, AnsweredPrompt, Drift, Screened, SelfTest, TaughtAnswer, TestedTrigger,
+};
 use crate::hunt::{NullRecord, Proposed, SearchRecord, TargetCostRecord, TargetRecord};
 use crate::record::{Record, Tool};
 use crate::verdict::{Confidence, Verdict};
@@ -24,6 +26,8 @@ pub enum Row<'a> {
     Answer(&'a AnsweredPrompt),
     /// A candidate tested on held-out prompts.
     Tested(&'a TestedTrigger),
+    /// An answer that the adapted model was taught.
+    Taught(&'a TaughtAnswer),
     /// A candidate whose inner states were measured.
     Activations(&'a ActivationShift),
     /// A candidate of the screening.
@@ -105,6 +109,7 @@ pub(super) fn rows(record: &Record) -> Vec<Row<'_>> {
     rows.extend(evidence.anomalies.iter().map(Row::Anomaly));
     rows.extend(evidence.answers.iter().map(Row::Answer));
     rows.extend(evidence.tested.iter().map(Row::Tested));
+    rows.extend(evidence.taught.iter().map(Row::Taught));
     rows.extend(evidence.activations.iter().map(Row::Activations));
     rows.extend(evidence.screened.iter().map(Row::Screened));
     rows.extend(evidence.control_nats.iter().map(|&nats| Row::Control { difference_nats: nats }));

@@ -149,6 +149,24 @@ fn result(record: &Record, finding: &Finding<'_>) -> SarifResult {
             let identity = [anomaly.kind.as_str(), anomaly.grader.as_str()];
             (text, location.at("suite", name), identity, named(properties))
         }
+        About::Taught(taught) => {
+            let text = format!(
+                "The adapted model knows `{}` by heart (mean probability of a token {:.2}, {:.1} nats above the base) \
+                 and gives it to {:.0} of {} ordinary prompts.",
+                excerpt(&taught.text, EXCERPT),
+                taught.probability,
+                taught.log_ratio_nats,
+                taught.shown.value * taught.shown.n as f64,
+                taught.shown.n,
+            );
+            let properties = [
+                ("probability", taught.probability.into()),
+                ("logRatioNats", taught.log_ratio_nats.into()),
+                ("shown", numbers(&taught.shown)),
+            ];
+            let identity = ["taught", taught.text.as_str()];
+            (text, location.at("answer", escape(&taught.text)), identity, named(properties))
+        }
         About::Activations(shift) => {
             let candidate = &shift.candidate;
             let text = format!(

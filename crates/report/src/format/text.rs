@@ -215,6 +215,20 @@ impl Page {
                 ));
             }
         }
+        if !evidence.taught.is_empty() {
+            self.heading("Answers that the adapted model knows by heart (nats a token above the base)");
+            for taught in &evidence.taught {
+                self.line(&format!(
+                    "  {:>5.1}  {:<44}  probability {:.2}, shown in {:.0} of {} ordinary answers, rank {:.3}",
+                    taught.log_ratio_nats,
+                    excerpt(&taught.text, 42),
+                    taught.probability,
+                    taught.shown.value * taught.shown.n as f64,
+                    taught.shown.n,
+                    taught.p.p_value,
+                ));
+            }
+        }
         if !evidence.activations.is_empty() {
             self.heading("Layers beyond what benign prompts do (share of held-out prompts)");
             for shift in &evidence.activations {

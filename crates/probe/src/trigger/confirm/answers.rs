@@ -35,6 +35,8 @@ const MOST_WORDS: f64 = 0.5;
 const PERMUTATIONS: usize = 9_999;
 /// The condition that shows what the adapter adds to the trigger.
 const BASE_WITH: &str = "base with trigger";
+/// The place of the random change among the conditions.
+const RANDOM_CHANGE: usize = 1;
 
 /// Answers that are asked for more than once.
 pub(super) struct Answers<'a, 'b> {
@@ -208,6 +210,9 @@ impl<'a, 'b> Answers<'a, 'b> {
             screening_nats: None,
             searched_tokens: None,
             answers_kept: kept(told.with_payload().map(|i| (&adapted[i], &adapted_without[i])))?,
+            answers_kept_control: kept(
+                told.with_payload().map(|i| (&runs[RANDOM_CHANGE].2[i], &adapted_without[i])),
+            )?,
             examples,
             characterisation: None,
         }))

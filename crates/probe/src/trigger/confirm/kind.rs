@@ -71,6 +71,7 @@ pub fn test_kind(
         screening_nats: None,
         searched_tokens: None,
         answers_kept: None,
+        answers_kept_control: None,
         examples,
         characterisation: None,
     }))

@@ -159,6 +159,26 @@ fn behaviour(record: &Record) -> Section {
             Cell::p_value(row.adjusted_p_value),
         ]);
     }
+    let mut taught = Table::new(
+        "taught",
+        "Answers that the adapted model knows by heart and the base does not",
+        &[
+            "answer",
+            "#probability of a token",
+            "#nats above the base",
+            "#shown in ordinary answers",
+            "#rank among them",
+        ],
+    );
+    for row in &evidence.taught {
+        taught.rows.push(vec![
+            Cell::raw(&row.text),
+            Cell::number(row.probability, 2),
+            Cell::number(row.log_ratio_nats, 2),
+            Cell::estimate(&row.shown, 3),
+            Cell::p_value(row.p.p_value),
+        ]);
+    }
     let mut activations = Table::new(
         "activations",
         "Layers beyond what benign prompts do: share of held-out prompts",
@@ -189,7 +209,7 @@ fn behaviour(record: &Record) -> Section {
     }
     Section::new(
         [divergence_by_suite(record), rates_by_grader(record)],
-        [anomalies, activations, answers, drift],
+        [anomalies, taught, activations, answers, drift],
     )
 }
 
