@@ -125,6 +125,51 @@ fn a_zoo_is_made_benchmarked_and_calibrated() {
     assert!(again.status.success(), "{}", stderr(&again));
     assert_eq!(stdout(&again), stdout(&run));
 
+    // Methods of others on the same zoo, each measured once.
+    let methods = ["--peers", "bait:2e4tok,plain-gcg:4e4tok,concentration"];
+    let compared = triggerfish(&[&bench[..], &methods].concat());
+    assert!(compared.status.success(), "{}", stderr(&compared));
+    let benchmark = read(&path("results/benchmark.json"));
+    let names: Vec<&str> = benchmark["summaries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| s["configuration"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["quick", "bait:2e4tok", "plain-gcg:4e4tok", "concentration"]);
+    let rows = benchmark["rows"].as_array().unwrap();
+    let of = |name: &str| {
+        let found = rows.iter().filter(|row| row["configuration"] == name);
+        found.map(|row| row["found"].clone()).collect::<Vec<Value>>()
+    };
+    for (name, limit) in [("bait:2e4tok", 30_000), ("plain-gcg:4e4tok", 60_000)] {
+        for found in of(name) {
+            let tokens = found["cost"]["token_forwards"].as_u64().unwrap();
+            assert!(tokens > 5_000 && tokens < limit, "{name} took {tokens} token-forwards");
+            assert!((0.0..=1.0).contains(&found["score"].as_f64().unwrap()), "{found}");
+        }
+    }
+    assert!(of("concentration").iter().all(|found| found["score"].as_f64().unwrap() > 0.0
+        && found["verdict"].is_null()
+        && found["payload_identified"].is_null()));
+    assert!(
+        of("bait:2e4tok").iter().all(|found| found["verdict"].is_string()),
+        "its authors have a threshold"
+    );
+    assert!(stdout(&compared).contains("AUC by cost") || benchmark["front"].as_array().unwrap().len() < 2);
+    let kept = path("results/peers/bait-2e4tok/poisoned.json");
+    let written = std::fs::metadata(&kept).unwrap().modified().unwrap();
+    let again = triggerfish(&[&bench[..], &methods].concat());
+    assert_eq!(stdout(&again), stdout(&compared));
+    assert_eq!(std::fs::metadata(&kept).unwrap().modified().unwrap(), written);
+    for (wrong, said) in
+        [("bat", "known: bait, plain-gcg"), ("concentration:5tok", "no budget"), ("bait:5s", "tokens")]
+    {
+        let refused = triggerfish(&[&bench[..], &["--peers", wrong]].concat());
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(stderr(&refused).contains(said), "{}", stderr(&refused));
+    }
+
     // The benign ones as a cohort: what they show is no finding beside them.
     let calibration = text("calibration.json");
     let cohort = [text("zoo/harmless"), text("zoo/noise")];

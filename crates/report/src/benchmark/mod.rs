@@ -1,9 +1,10 @@
 //! How well a scan tells adapters with a backdoor from those without, and at what cost.
 //!
-//! The truth ([`labels`]) is joined to the verdicts after them, in [`row`]; [`summary`] has the rates, [`format`] the
-//! forms in which they are written.
+//! The truth ([`labels`]) is joined to the verdicts after them, in [`row`]; [`summary`] has the rates, [`front`] what they
+//! cost, [`peer`] what methods of others say, [`format`] the forms in which all is written.
 
 pub mod format;
+pub mod front;
 pub mod labels;
 pub mod likeness;
 pub mod peer;
@@ -17,11 +18,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::StatisticsError;
 use crate::record::Tool;
+pub use front::CostPoint;
 pub use row::Row;
 pub use summary::{CellSummary, Summary};
 
 /// Version of the layout.
-pub const SCHEMA_VERSION: &str = "1.0.0";
+pub const SCHEMA_VERSION: &str = "1.1.0";
 
 /// A benchmark of one or more configurations on one zoo.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -34,6 +36,8 @@ pub struct Benchmark {
     pub weights: Option<u64>,
     /// One a configuration, in the order in which they were given.
     pub summaries: Vec<Summary>,
+    /// The configurations by cost and AUC, cheapest first.
+    pub front: Vec<CostPoint>,
     /// One a configuration and kind of adapter.
     pub cells: Vec<CellSummary>,
     /// One a configuration and adapter.
@@ -58,7 +62,8 @@ impl Benchmark {
             cells.extend(summary::cells(configuration, &own));
         }
         let schema_version = SCHEMA_VERSION.to_owned();
-        Ok(Self { schema_version, tool, weights, summaries, cells, rows })
+        let front = front::front(&summaries);
+        Ok(Self { schema_version, tool, weights, summaries, front, cells, rows })
     }
 
     /// Whether every adapter has a result in every configuration.

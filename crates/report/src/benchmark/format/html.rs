@@ -3,7 +3,7 @@
 use super::BenchmarkFormat;
 use super::text::{costs, estimate, rates};
 use crate::benchmark::labels::Truth;
-use crate::benchmark::{Benchmark, CellSummary, Row};
+use crate::benchmark::{Benchmark, CellSummary, CostPoint, Row};
 use crate::format::FormatError;
 use crate::format::html::index::{Index, Tile};
 use crate::format::html::plot::{self, Mark, Plot};
@@ -52,7 +52,12 @@ impl BenchmarkFormat for Html {
             Tile { name: "benign".into(), count: first.map_or(0, |summary| summary.benign) },
         ];
         let tone = if benchmark.complete() { "quiet" } else { "doubtful" };
-        let tables = vec![rates_table(benchmark), cells_table(benchmark), rows_table(benchmark)];
+        let tables = vec![
+            front_table(benchmark),
+            rates_table(benchmark),
+            cells_table(benchmark),
+            rows_table(benchmark),
+        ];
         Index::new("Benchmark".to_owned(), tone, statements, tiles, tables, None)
             .titled("Benchmark of a zoo")
             .with_plots(plots(benchmark))
@@ -108,13 +113,8 @@ fn plots(benchmark: &Benchmark) -> Vec<Plot> {
             })
         })
         .collect();
-    let costs: Vec<(f64, f64, &str)> = benchmark
-        .summaries
-        .iter()
-        .filter_map(|summary| {
-            let auc = summary.auc.as_ref()?.value;
-            Some((summary.cost.token_forwards?, auc, summary.configuration.as_str()))
-        })
+    let costs: Vec<(f64, f64, &str)> = (benchmark.front.iter())
+        .map(|point| (point.token_forwards, point.auc.value, point.configuration.as_str()))
         .collect();
     [
         plot::marks("Area under the ROC curve.", "AUC", &aucs, Some(0.5)),
@@ -124,6 +124,24 @@ fn plots(benchmark: &Benchmark) -> Vec<Plot> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+fn front_table(benchmark: &Benchmark) -> Table {
+    let mut table = Table::new(
+        "front",
+        "AUC by cost",
+        &["configuration", "#token-forwards, backward ones threefold", "#AUC", "nothing as cheap is better"],
+    );
+    let cells = |point: &CostPoint| {
+        vec![
+            Cell::raw(&point.configuration),
+            Cell::number(point.token_forwards, 0),
+            Cell::estimate(&point.auc, 3),
+            Cell::words(if point.on_front { "yes" } else { "" }),
+        ]
+    };
+    table.rows = benchmark.front.iter().map(cells).collect();
+    table
 }
 
 fn rates_table(benchmark: &Benchmark) -> Table {

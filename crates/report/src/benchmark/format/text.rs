@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::BenchmarkFormat;
 use crate::benchmark::labels::Truth;
-use crate::benchmark::{Benchmark, CellSummary, Summary};
+use crate::benchmark::{Benchmark, CellSummary, CostPoint, Summary};
 use crate::escape::{escape, excerpt};
 use crate::estimate::Estimate;
 use crate::format::FormatError;
@@ -29,6 +29,7 @@ impl BenchmarkFormat for Text {
             write_summary(&mut text, summary).map_err(|error| FormatError::new(self.name(), error))?;
             write_cells(&mut text, &cells).map_err(|error| FormatError::new(self.name(), error))?;
         }
+        write_front(&mut text, &benchmark.front).map_err(|error| FormatError::new(self.name(), error))?;
         Ok(text)
     }
 }
@@ -110,6 +111,25 @@ fn write_summary(text: &mut String, summary: &Summary) -> std::fmt::Result {
             "    token-forwards of `{}`{:<1$} {tokens:.0}",
             escape(search),
             30_usize.saturating_sub(search.len())
+        )?;
+    }
+    writeln!(text)
+}
+
+/// AUC by cost, if there is something to compare.
+fn write_front(text: &mut String, points: &[CostPoint]) -> std::fmt::Result {
+    if points.len() < 2 {
+        return Ok(());
+    }
+    writeln!(text, "AUC by cost, cheapest first; * where nothing as cheap is better")?;
+    for point in points {
+        let mark = if point.on_front { '*' } else { ' ' };
+        let name = excerpt(&point.configuration, 38);
+        writeln!(
+            text,
+            "{mark} {name:<40} {:>12.0} token-forwards  {}",
+            point.token_forwards,
+            estimate(Some(&point.auc))
         )?;
     }
     writeln!(text)
