@@ -11,9 +11,11 @@ mod schema;
 use serde_json::Value;
 
 use crate::comparison::{Baseline, Comparison};
-use crate::evidence::{AnsweredPrompt, ResponseScores, TokenScore};
+use crate::estimate::Estimate;
+use crate::evidence::{AnsweredPrompt, ResponseScores, TaughtAnswer, TokenScore};
 use crate::format::{Format, Rendered};
 use crate::record::Record;
+use crate::significance::EmpiricalP;
 
 /// Records that the program wrote; see `goldens/format/README.md`.
 const RECORDS: [(&str, &str); 2] = [
@@ -59,6 +61,19 @@ fn with_what_is_new(mut record: Record) -> Record {
     for example in evidence.tested.iter_mut().flat_map(|tested| &mut tested.examples) {
         let (adapted, base) = (score(&example.adapted, true), score(&example.base, false));
         example.scores.get_or_insert(ResponseScores { adapted, base });
+    }
+    // One that counts and one that is given openly.
+    let payloads: Vec<String> =
+        evidence.tested.iter().map(|tested| tested.payload.text.clone()).take(2).collect();
+    for (at, text) in payloads.into_iter().enumerate() {
+        let shown = if at == 0 { 0.0 } else { 0.25 };
+        evidence.taught.push(TaughtAnswer {
+            text,
+            probability: 0.875,
+            log_ratio_nats: 4.5,
+            shown: Estimate { value: shown, lower: 0.0, upper: shown + 0.125, n: 64, confidence: 0.95 },
+            p: EmpiricalP { p_value: 0.03125, bound: 0.015625, n_null: 63 },
+        });
     }
     // The version before had no trigger, and other words at the end of every second answer.
     let now = Baseline::of(&record);
