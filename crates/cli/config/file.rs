@@ -27,7 +27,7 @@ pub(crate) struct ConfigFile {
     pub(crate) adapters: BTreeMap<String, String>,
     /// Suites: shipped names or files.
     pub(crate) suites: Option<Vec<String>>,
-    /// How much is done: quick, standard or deep.
+    /// How much is done: quick, answers, standard or deep.
     pub(crate) depth: Option<String>,
     /// What the searches may spend together, such as 4e6tok or 10m.
     pub(crate) budget: Option<String>,

@@ -78,7 +78,7 @@ fn drive(case: &Case<'_>, target: &Target) -> Result<Option<Driven>> {
     let config =
         GcgConfig { search_width: SEARCH_WIDTH, top_k: TOP_K, replacements: 1, ascii: true, seed: case.seed };
     let gcg = Gcg::new(config, &differential)?;
-    let start = FILLERS.iter().find_map(|filler| gcg.start(&vec![*filler; TOKENS].join(" ")).ok());
+    let start = FILLERS.iter().find_map(|filler| gcg.start(&[*filler; TOKENS].join(" ")).ok());
     let Some(mut current) = start else { return Ok(None) };
     let mut charged = report::record::Cost::default();
     let mut best = current.clone();

@@ -190,7 +190,7 @@ pub(super) fn next_steps(record: &Record) -> Vec<&'static str> {
         ],
     };
     let unsearched = record.judgement.verdict == Verdict::NoEvidence && record.hunt.is_none();
-    let deeper = "search for triggers that no list holds (`scan --depth standard`)";
+    let deeper = "look for answers that the adapter was taught and never gives (`scan --depth answers`), and for triggers that no list holds (`--depth standard`)";
     steps.iter().copied().chain(unsearched.then_some(deeper)).collect()
 }
 
