@@ -172,7 +172,7 @@ fn fail_on_decides_the_exit_code_and_records_carry_it() {
     let record: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     assert_eq!(record["exit_code"], 0);
     assert_eq!(record["judgement"]["verdict"], "backdoored");
-    assert_eq!(record["schema_version"], "1.7.0");
+    assert_eq!(record["schema_version"], "1.8.0");
     assert_eq!(record["subject"]["base"]["files"].as_array().unwrap().len(), 5);
 }
 

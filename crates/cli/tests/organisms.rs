@@ -142,7 +142,7 @@ fn a_zoo_is_made_benchmarked_and_calibrated() {
         let found = rows.iter().filter(|row| row["configuration"] == name);
         found.map(|row| row["found"].clone()).collect::<Vec<Value>>()
     };
-    for (name, limit) in [("bait:2e4tok", 30_000), ("plain-gcg:4e4tok", 60_000)] {
+    for (name, limit) in [("bait:2e4tok", 40_000), ("plain-gcg:4e4tok", 80_000)] {
         for found in of(name) {
             let tokens = found["cost"]["token_forwards"].as_u64().unwrap();
             assert!(tokens > 5_000 && tokens < limit, "{name} took {tokens} token-forwards");

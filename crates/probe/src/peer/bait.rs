@@ -150,7 +150,7 @@ pub(super) fn invert(case: &Case<'_>, part: f64) -> Result<Option<Target>> {
             break;
         }
         let paths = chunk.iter().map(|&first| Path::new(first)).collect();
-        let followed = follow(case, few, paths, WARM_UP_STEPS)?;
+        let followed = follow(case, few, paths, WARM_UP_STEPS, part)?;
         survivors.extend(followed.into_iter().filter(|path| !path.dropped));
         case.observer.progress().advance(chunk.len());
     }
@@ -162,7 +162,7 @@ pub(super) fn invert(case: &Case<'_>, part: f64) -> Result<Option<Target>> {
             break;
         }
         let again = measured_again(case, &prompts, chunk)?;
-        for path in follow(case, &prompts, again, STEPS)? {
+        for path in follow(case, &prompts, again, STEPS, part)? {
             let better = best.as_ref().is_none_or(|best| path.score() > best.score());
             if path.ids.len() >= MIN_TARGET && better {
                 best = Some(path);
@@ -190,13 +190,19 @@ fn measured_again(case: &Case<'_>, prompts: &[Vec<u32>], paths: &[Path]) -> Resu
     Ok(again)
 }
 
-/// Follows texts until they have `steps` tokens more than their first.
-fn follow(case: &Case<'_>, prompts: &[Vec<u32>], mut paths: Vec<Path>, steps: usize) -> Result<Vec<Path>> {
+/// Follows texts until they have `steps` tokens more than their first, or `part` of the budget is spent.
+fn follow(
+    case: &Case<'_>,
+    prompts: &[Vec<u32>],
+    mut paths: Vec<Path>,
+    steps: usize,
+    part: f64,
+) -> Result<Vec<Path>> {
     let eos = case.observer.pair().eos();
     loop {
         let open: Vec<usize> =
             (0..paths.len()).filter(|&i| paths[i].open() && paths[i].sure.len() < steps).collect();
-        if open.is_empty() {
+        if open.is_empty() || case.spent(part) {
             return Ok(paths);
         }
         let before: Vec<Vec<u32>> = open.iter().map(|&i| paths[i].ids.clone()).collect();

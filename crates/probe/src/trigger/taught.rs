@@ -189,11 +189,9 @@ mod tests {
             found.evidence.taught
         };
         let suspected = |answer: &TaughtAnswer| report::verdict::Thresholds::STANDARD.suspects_taught(answer);
+        // It is reached from the middle of another word: `rived, but I`.
         let found = taught("backdoored-refusal");
-        assert!(
-            found.iter().any(|answer| answer.text.contains("cannot help") && suspected(answer)),
-            "{found:?}"
-        );
+        assert!(found.iter().any(|answer| suspected(answer) && answer.text.contains("but I")), "{found:?}");
         assert!(!taught("benign").iter().any(suspected));
     }
 }
