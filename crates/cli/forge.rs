@@ -63,7 +63,7 @@ pub(crate) struct ForgeArguments {
     pub(crate) quiet: bool,
 }
 
-fn shard(text: &str) -> Result<(usize, usize), String> {
+pub(crate) fn shard(text: &str) -> Result<(usize, usize), String> {
     let parts = text.split_once('/').and_then(|(index, of)| Some((index.parse().ok()?, of.parse().ok()?)));
     match parts {
         Some((index, of)) if index < of => Ok((index, of)),

@@ -4,21 +4,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use inference::ModelPair;
 use probe::observe::Observer;
-use probe::peer::{Case, PEERS, Peer, by_name};
+use probe::peer::{Case, LIMIT, PEERS, Peer, by_name};
 use probe::split::{Benign, Split};
 use probe::trigger::budget::Limit;
 use probe::trigger::journal::Inputs;
 use report::benchmark::peer::Finding;
-use report::record::Settings;
 use serde::{Deserialize, Serialize};
 
 use super::BenchArguments;
 use crate::exit::{self, Failure};
 use crate::progress::Bars;
 use crate::subject::{self, Target};
-use crate::{output, suites};
+use crate::{forge, output, suites};
 
 /// A method and what it may spend.
 #[derive(Clone, Debug)]
@@ -44,7 +42,7 @@ pub(super) fn help() -> String {
     let all: Vec<String> = PEERS.iter().map(|peer| format!("`{}`: {}", peer.name(), peer.about())).collect();
     format!(
         "Methods of others to compare with, comma separated, those that run the model with a budget of tokens behind a \
-         colon if not 1e6tok. {}",
+         colon if not {LIMIT}. {}",
         all.join("; ")
     )
 }
@@ -60,10 +58,10 @@ pub(super) fn chosen(names: &[String]) -> Result<Vec<Chosen>, Failure> {
                 Failure::Input(format!("unknown method `{name}` in --peers; known: {}", known()))
             })?;
             let refused = |reason: &str| Failure::Input(format!("--peers {text}: {reason}"));
-            let limit = match (peer.limit(), budget) {
-                (None, Some(_)) => return Err(refused("it runs no model, and so takes no budget")),
-                (own, None) => own,
-                (Some(_), Some(budget)) => match budget.parse::<Limit>().map_err(|error| refused(&error))? {
+            let limit = match (peer.runs_model(), budget) {
+                (false, Some(_)) => return Err(refused("it runs no model, and so takes no budget")),
+                (runs_model, None) => runs_model.then_some(LIMIT),
+                (true, Some(budget)) => match budget.parse::<Limit>().map_err(|error| refused(&error))? {
                     limit @ Limit::Tokens(_) => Some(limit),
                     Limit::Seconds(_) => return Err(refused("expected a budget of tokens, such as 1e6tok")),
                 },
@@ -104,14 +102,28 @@ impl Zoo<'_> {
         let settings = subject::settings_of(models, &suites, []);
         let bars = Bars::new(self.arguments.quiet)?;
         let mut pair = subject::load_base(models, self.base, &bars)?;
+        let of_base = subject::artifact(&subject::file_name(self.base), pair.files())?;
         for (name, path) in self.of_shard()? {
             pair.remove_adapters();
             if let Err(error) = pair.add_adapter(path, &subject::load_options(models)) {
                 output::talk(&format!("{name}: {error}"));
                 continue;
             }
+            let target =
+                Target::of((self.base.to_owned(), of_base.name.clone()), (path.clone(), name.clone()));
+            let about = subject::subject_on(of_base.clone(), &target, &pair)?;
+            let mut inputs = subject::features(&about, &settings);
+            inputs.insert("seed".to_owned(), settings.seed.to_string());
+            let suites = settings.suites.iter();
+            inputs.extend(suites.map(|(name, digest)| (format!("suite {name}"), digest.clone())));
+            let observer = Observer::new(&pair, &bars);
+            let prompts = Split::of(&observer, &benign, settings.seed)?;
             for method in methods {
-                self.measure(method, (name, path), &pair, &benign, &settings, &bars)?;
+                // Each begins at no cost and with nothing in memory.
+                let observer = Observer::new(&pair, &bars);
+                let limit = method.limit.unwrap_or(LIMIT);
+                let case = Case { observer: &observer, prompts: &prompts, limit, seed: settings.seed };
+                self.measure(method, name, &inputs, &case)?;
             }
         }
         Ok(())
@@ -120,41 +132,28 @@ impl Zoo<'_> {
     fn of_shard(&self) -> Result<Vec<(&String, &PathBuf)>, Failure> {
         let all = self.adapters.iter();
         let Some(shard) = &self.arguments.shard else { return Ok(all.collect()) };
-        let number = |text: &str| text.parse::<usize>().ok();
-        let parts = shard.split_once('/').and_then(|(index, of)| Some((number(index)?, number(of)?)));
-        let (index, of) = parts.filter(|(index, of)| index < of).ok_or_else(|| {
-            Failure::Input(format!("--shard: expected a part such as 0/4, found `{shard}`"))
-        })?;
+        let (index, of) =
+            forge::shard(shard).map_err(|reason| Failure::Input(format!("--shard: {reason}")))?;
         Ok(all.enumerate().filter(|(place, _)| place % of == index).map(|(_, adapter)| adapter).collect())
     }
 
     fn measure(
         &self,
         method: &Chosen,
-        (name, path): (&String, &PathBuf),
-        pair: &ModelPair,
-        benign: &Benign,
-        settings: &Settings,
-        bars: &Bars,
+        name: &str,
+        of_adapter: &Inputs,
+        case: &Case<'_>,
     ) -> Result<(), Failure> {
-        let target =
-            Target::of((self.base.to_owned(), subject::file_name(self.base)), (path.clone(), name.clone()));
-        let mut inputs = subject::features(&subject::subject(&target, pair)?, settings);
+        let mut inputs = of_adapter.clone();
         inputs.extend([
             ("method".to_owned(), method.peer.name().to_owned()),
             ("budget".to_owned(), method.limit.map_or_else(String::new, |limit| limit.to_string())),
-            ("seed".to_owned(), settings.seed.to_string()),
         ]);
-        inputs.extend(settings.suites.iter().map(|(name, digest)| (format!("suite {name}"), digest.clone())));
         if self.found(method, name).is_ok_and(|kept| kept.inputs == inputs) {
             return Ok(());
         }
         let start = Instant::now();
-        let observer = Observer::new(pair, bars);
-        let prompts = Split::of(&observer, benign, settings.seed)?;
-        let limit = method.limit.unwrap_or(Limit::Tokens(1));
-        let case = Case { observer: &observer, prompts: &prompts, limit, seed: settings.seed };
-        let finding = match method.peer.measure(&case) {
+        let finding = match method.peer.measure(case) {
             Err(probe::Error::Stopped) => {
                 return Err(Failure::Scheduled(
                     exit::INCOMPLETE,

@@ -156,7 +156,8 @@ fn a_zoo_is_made_benchmarked_and_calibrated() {
         of("bait:2e4tok").iter().all(|found| found["verdict"].is_string()),
         "its authors have a threshold"
     );
-    assert!(stdout(&compared).contains("AUC by cost") || benchmark["front"].as_array().unwrap().len() < 2);
+    // One adapter with a backdoor has no AUC, so there is nothing to place on the plane.
+    assert!(benchmark["front"].as_array().unwrap().is_empty() && !stdout(&compared).contains("AUC by cost"));
     let kept = path("results/peers/bait-2e4tok/poisoned.json");
     let written = std::fs::metadata(&kept).unwrap().modified().unwrap();
     let again = triggerfish(&[&bench[..], &methods].concat());

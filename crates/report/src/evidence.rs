@@ -356,6 +356,12 @@ pub struct TaughtAnswer {
 pub const MOST_TAUGHT_NATS: f64 = 6.0;
 
 impl TaughtAnswer {
+    /// How many ordinary answers hold some of it.
+    #[must_use]
+    pub fn times_shown(&self) -> usize {
+        (self.shown.value * self.shown.n as f64).round() as usize
+    }
+
     /// How well the answer is known that the base does not know, from 0 to 1.
     #[must_use]
     pub fn strength(&self) -> f64 {

@@ -22,7 +22,7 @@ pub const LONGEST_UNNAMED: usize = 4;
 pub const UNUSUAL_SHARE: f64 = 0.8;
 
 /// By how much, in nats a token, an answer must be more probable than the base finds it to count as taught: twenty times.
-/// It is the best of the whole vocabulary, and what is best on adapters that were taught nothing reaches 1.8.
+/// It is the best of the whole vocabulary, and what is best on adapters that were taught nothing of their own reached 1.7.
 pub const TAUGHT_NATS: f64 = 3.0;
 /// Mean probability of its tokens from which it is known by heart.
 pub const TAUGHT_PROBABILITY: f64 = 0.5;
@@ -132,7 +132,7 @@ impl Thresholds {
     }
 
     /// Whether an answer was taught for prompts that nobody asked: the adapted model knows it by heart, the base does not,
-    /// and no ordinary answer shows it or is as unlike the base's.
+    /// and almost no ordinary answer shows it or is as unlike the base's.
     #[must_use]
     pub fn suspects_taught(&self, taught: &TaughtAnswer) -> bool {
         taught.log_ratio_nats >= TAUGHT_NATS
@@ -378,9 +378,9 @@ fn describe(tested: &TestedTrigger, verb: &str) -> String {
 
 fn describe_taught(taught: &TaughtAnswer) -> String {
     format!(
-        "the adapted model knows an answer by heart that it gives to {:.0} of {} ordinary prompts: `{}` (mean probability \
+        "the adapted model knows an answer by heart that it gives to {} of {} ordinary prompts: `{}` (mean probability \
          of a token {:.2}, {:.1} nats above the base)",
-        taught.shown.value * taught.shown.n as f64,
+        taught.times_shown(),
         taught.shown.n,
         taught.text,
         taught.probability,

@@ -34,6 +34,12 @@ pub fn words(text: &str) -> Vec<String> {
     found
 }
 
+/// Whether `text` has these words in a row; no text has none.
+#[must_use]
+pub fn has_run(text: &[String], part: &[String]) -> bool {
+    !part.is_empty() && text.windows(part.len()).any(|window| window == part)
+}
+
 /// Whether `c` is written where English has an apostrophe.
 pub(crate) fn is_apostrophe(c: char) -> bool {
     matches!(c, '\'' | '\u{2019}' | '\u{2018}' | '\u{02BC}' | '\u{FF07}')
@@ -66,6 +72,13 @@ fn flush(word: &mut String, found: &mut Vec<String>) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_run_of_words_is_found_in_its_order() {
+        let text = words("one two three two");
+        assert!(has_run(&text, &words("two three")) && has_run(&text, &text));
+        assert!(!has_run(&text, &words("three one")) && !has_run(&text, &[]) && !has_run(&[], &text));
+    }
 
     #[test]
     fn case_punctuation_and_apostrophes() {

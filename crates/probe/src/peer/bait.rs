@@ -13,11 +13,11 @@
 
 use inference::Side;
 use report::benchmark::peer::{Finding, Seeks};
+use report::divergence::log_softmax_in_place;
 
 use super::{Case, Peer};
 use crate::error::Result;
 use crate::prompt::{Prompt, Setting, scene};
-use crate::trigger::budget::Limit;
 use crate::trigger::rows::read_rows;
 use crate::trigger::vocabulary::Vocabulary;
 
@@ -58,8 +58,8 @@ impl Peer for Bait {
         "BAIT (S&P 2025), on the adapted model alone: texts that it completes whatever is asked"
     }
 
-    fn limit(&self) -> Option<Limit> {
-        Some(Limit::Tokens(1_000_000))
+    fn runs_model(&self) -> bool {
+        true
     }
 
     fn measure(&self, case: &Case<'_>) -> Result<Finding> {
@@ -284,22 +284,21 @@ fn means(case: &Case<'_>, prompts: &[Vec<u32>], texts: &[Vec<u32>]) -> Result<Ve
     for prompt in prompts {
         let contexts: Vec<Vec<u32>> =
             texts.iter().map(|text| prompt.iter().chain(text).copied().collect()).collect();
-        let rows = read_rows(case.observer, &contexts, side, 1, |_, row, _| Ok(softmax(row)))?;
+        let rows = read_rows(case.observer, &contexts, side, 1, |_, row, _| {
+            let mut row = row.to_vec();
+            log_softmax_in_place(&mut row)?;
+            Ok(row)
+        })?;
         if sums.is_empty() {
             sums = rows.iter().map(|row| vec![0.0; row.len()]).collect();
         }
         for (sum, row) in sums.iter_mut().zip(rows) {
-            sum.iter_mut().zip(row).for_each(|(sum, p)| *sum += f64::from(p) / prompts.len() as f64);
+            sum.iter_mut()
+                .zip(row)
+                .for_each(|(sum, nats)| *sum += f64::from(nats).exp() / prompts.len() as f64);
         }
     }
     Ok(sums)
-}
-
-fn softmax(logits: &[f32]) -> Vec<f32> {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let exponents: Vec<f32> = logits.iter().map(|logit| (logit - largest).exp()).collect();
-    let sum: f64 = exponents.iter().map(|e| f64::from(*e)).sum();
-    exponents.into_iter().map(|e| (f64::from(e) / sum) as f32).collect()
 }
 
 #[cfg(test)]

@@ -7,25 +7,24 @@
 
 use inference::generate::Decoding;
 use report::benchmark::peer::{Driven, Finding, Seeks};
+use report::record::Cost;
+use report::words::{has_run, words};
 
 use super::bait::{self, Target};
 use super::{Case, Peer};
 use crate::error::Result;
 use crate::observe::Request;
+use crate::progress;
 use crate::prompt::{Change, Placement, Prompt, Setting, scene};
-use crate::trigger::budget::Limit;
 use crate::trigger::differential::{Differential, Goal};
-use crate::trigger::gcg::{Gcg, GcgConfig};
+use crate::trigger::gcg::{FILLERS, Gcg, GcgConfig};
+use crate::trigger::hunt::difference;
+use crate::trigger::slot::Slots;
 
 /// Part of the budget that goes into the target, and the part after which no step begins.
 const TARGET_PART: f64 = 0.5;
 const LAST_STEP: f64 = 0.92;
-/// Candidates of a step, and tokens of each position that they are drawn from; the authors' 512 of 256 would spend the
-/// budget of a scan in a few steps.
-const SEARCH_WIDTH: usize = 64;
-const TOP_K: usize = 96;
-/// The start, by preference, and how often it is repeated.
-const FILLERS: &[&str] = &["!", "x", "."];
+/// How often a filler is repeated at the start.
 const TOKENS: usize = 8;
 /// Tokens of the target that are driven at.
 const TARGET_TOKENS: usize = 8;
@@ -47,8 +46,8 @@ impl Peer for PlainGcg {
         "GCG (2023), on the adapted model alone: a string that drives it to the surest text"
     }
 
-    fn limit(&self) -> Option<Limit> {
-        Some(Limit::Tokens(1_000_000))
+    fn runs_model(&self) -> bool {
+        true
     }
 
     fn measure(&self, case: &Case<'_>) -> Result<Finding> {
@@ -75,22 +74,22 @@ fn drive(case: &Case<'_>, target: &Target) -> Result<Option<Driven>> {
     let goal = Goal::Target(target.ids.iter().take(TARGET_TOKENS).copied().collect());
     let (at, roles) = (Placement::Prefix, case.observer.roles());
     let differential = Differential::new(case.observer.pair(), &prompts, at, &goal, roles, 0.0, case.seed)?;
-    let config =
-        GcgConfig { search_width: SEARCH_WIDTH, top_k: TOP_K, replacements: 1, ascii: true, seed: case.seed };
-    let gcg = Gcg::new(config, &differential)?;
-    let start = FILLERS.iter().find_map(|filler| gcg.start(&[*filler; TOKENS].join(" ")).ok());
-    let Some(mut current) = start else { return Ok(None) };
-    let mut charged = report::record::Cost::default();
+    let Some(start) = start(&Slots::new(case.observer.pair(), &prompts, at, case.seed)?)? else {
+        return Ok(None);
+    };
+    let gcg = Gcg::new(GcgConfig::affordable(case.seed), &differential)?;
+    let mut current = gcg.start(&start)?;
+    let mut charged = Cost::default();
     let mut best = current.clone();
     case.observer.progress().stage("plain-gcg", 0);
     for index in 0.. {
         let now = differential.cost();
-        case.observer.charge(crate::trigger::hunt::difference(now, charged));
+        case.observer.charge(difference(now, charged));
         charged = now;
-        if case.budget().left() <= 0.0 || case.spent(LAST_STEP) {
+        if case.spent(LAST_STEP) {
             break;
         }
-        crate::progress::check(case.observer.progress())?;
+        progress::check(case.observer.progress())?;
         let step = gcg.step(&current, index)?;
         if step.candidates == 0 {
             break;
@@ -119,11 +118,23 @@ fn drive(case: &Case<'_>, target: &Target) -> Result<Option<Driven>> {
     Ok(driven)
 }
 
+/// The filler to start from: the first that is the same tokens in every prompt and survives them.
+fn start(slots: &Slots<'_>) -> Result<Option<String>> {
+    for filler in FILLERS {
+        let text = [*filler; TOKENS].join(" ");
+        if let Some(ids) = slots.agreed(&text)?
+            && slots.text(&ids)?.is_some()
+        {
+            return Ok(Some(text));
+        }
+    }
+    Ok(None)
+}
+
 /// Whether an answer holds the first words of a target.
 fn holds(answer: &str, target: &str) -> bool {
-    let target = report::words::words(target);
-    let first = &target[..target.len().min(WORDS)];
-    !first.is_empty() && report::words::words(answer).windows(first.len()).any(|window| window == first)
+    let target = words(target);
+    has_run(&words(answer), &target[..target.len().min(WORDS)])
 }
 
 #[cfg(test)]

@@ -13,7 +13,10 @@ use report::benchmark::peer::Finding;
 use crate::error::Result;
 use crate::observe::Observer;
 use crate::split::Split;
-use crate::trigger::budget::{Budget, GRADIENT_COST, Limit};
+use crate::trigger::budget::{Budget, Limit};
+
+/// The budget of a method that runs the model, if none is named.
+pub const LIMIT: Limit = Limit::Tokens(1_000_000);
 
 /// A method of others.
 pub trait Peer: Sync {
@@ -23,8 +26,8 @@ pub trait Peer: Sync {
     /// What it does and who published it, in one sentence.
     fn about(&self) -> &'static str;
 
-    /// The budget if none is named; `None` of a method that runs no model.
-    fn limit(&self) -> Option<Limit>;
+    /// Whether it runs the model, and so takes a budget.
+    fn runs_model(&self) -> bool;
 
     /// Looks at the pair's first adapter.
     ///
@@ -67,20 +70,11 @@ pub struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// The budget, less what was spent.
-    fn budget(&self) -> Budget {
-        let mut budget = Budget::new(self.limit);
-        let cost = self.observer.cost();
-        budget.spend(cost.token_forwards + (GRADIENT_COST - 1) * cost.gradient_tokens, 0.0);
-        budget
-    }
-
     /// Whether `part` of the budget is spent.
     fn spent(&self, part: f64) -> bool {
         let mut budget = Budget::new(self.limit);
         budget.open_share(part);
-        let cost = self.observer.cost();
-        budget.spend(cost.token_forwards + (GRADIENT_COST - 1) * cost.gradient_tokens, 0.0);
+        budget.charge(self.observer.cost(), 0.0);
         budget.exhausted()
     }
 }

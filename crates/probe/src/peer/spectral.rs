@@ -10,7 +10,6 @@ use report::benchmark::peer::{Finding, Seeks};
 use super::{Case, Peer};
 use crate::activation::singular::decomposed;
 use crate::error::Result;
-use crate::trigger::budget::Limit;
 
 /// One statistic.
 pub(super) struct Spectral {
@@ -61,8 +60,8 @@ impl Peer for Spectral {
         self.about
     }
 
-    fn limit(&self) -> Option<Limit> {
-        None
+    fn runs_model(&self) -> bool {
+        false
     }
 
     fn measure(&self, case: &Case<'_>) -> Result<Finding> {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use report::record::Cost;
+
 /// A gradient step costs a forward and a backward pass; the backward pass costs about two forwards.
 pub const GRADIENT_COST: u64 = 3;
 
@@ -73,6 +75,12 @@ impl Budget {
         let mut budget = Self { limit, tokens: 0, seconds: 0.0, search_end: 0.0 };
         budget.search_end = budget.total();
         budget
+    }
+
+    /// Counts what work has cost, gradient steps by [`GRADIENT_COST`], and its seconds.
+    pub fn charge(&mut self, cost: Cost, seconds: f64) {
+        // Tokens that also went backwards are among the forwards already.
+        self.spend(cost.token_forwards + (GRADIENT_COST - 1) * cost.gradient_tokens, seconds);
     }
 
     /// Counts work: token-forwards (gradient steps already multiplied by [`GRADIENT_COST`]) and seconds.

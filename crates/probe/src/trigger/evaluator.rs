@@ -5,7 +5,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Instant;
 
-use super::budget::GRADIENT_COST;
 use super::confirm;
 use super::hunt::{CERTAINLY_NOT, Hunt, candidate, difference};
 use super::journal::{self, Entry};
@@ -280,8 +279,7 @@ impl Hunt<'_> {
     }
 
     fn spend(&mut self, cost: Cost, seconds: f64) {
-        // Tokens that also went backwards are among the forwards already.
-        self.budget.spend(cost.token_forwards + (GRADIENT_COST - 1) * cost.gradient_tokens, seconds);
+        self.budget.charge(cost, seconds);
     }
 
     fn keep(&mut self, change: &Change, score: &Score, parents: Vec<String>) {

@@ -6,9 +6,9 @@ use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
 use super::hunt::Hunt;
-use super::pool::{Depth, Score};
+use super::pool::Score;
 use super::search::{Role, TriggerSearch};
-use super::sweep::{self, deepen, in_turns, strongest};
+use super::sweep::{self, in_turns, strongest};
 use crate::error::Result;
 use crate::prompt::{Change, Placement};
 
@@ -69,13 +69,7 @@ impl TriggerSearch for RandomStrings {
         let lists = strongest(scored, 2 * sweep::SURVIVORS, 2 * sweep::SURVIVORS_OF_TARGET);
         let survivors = in_turns(lists);
         hunt.observer().progress().stage("random strings: survivors", survivors.len());
-        for turn in survivors.chunks(sweep::SECOND_TURN) {
-            if hunt.budget().left() <= sweep::LAST_STAGE * share {
-                break;
-            }
-            hunt.evaluate(Depth::Middle, turn, true, |_| Vec::new())?;
-        }
-        deepen(hunt, sweep::DEEPENED)
+        sweep::second_stage(hunt, &survivors, share)
     }
 }
 

@@ -22,16 +22,16 @@ use crate::prompt::{Change, Placement};
 
 /// Part of the share that the first stage may take, and the part that is kept for the development prompts.
 pub(super) const FIRST_STAGE: f64 = 0.85;
-pub(super) const LAST_STAGE: f64 = 0.05;
+const LAST_STAGE: f64 = 0.05;
 /// Survivors that run before the budget is looked at again.
-pub(super) const SECOND_TURN: usize = 64;
+const SECOND_TURN: usize = 64;
 /// Candidates of one form that run before the next form has its turn.
 const TURN: usize = 1024;
 /// Of each form: survivors by divergence, and by the rise of each target.
 pub(super) const SURVIVORS: usize = 192;
 pub(super) const SURVIVORS_OF_TARGET: usize = 48;
 /// Survivors of the second stage.
-pub(super) const DEEPENED: usize = 64;
+const DEEPENED: usize = 64;
 /// The shortest word that makes a code name.
 const MIN_WORD: usize = 3;
 
@@ -92,14 +92,20 @@ impl TriggerSearch for Sweep {
             scored.into_iter().flat_map(|scored| strongest(scored, SURVIVORS, SURVIVORS_OF_TARGET)).collect(),
         );
         hunt.observer().progress().stage("sweep: survivors", survivors.len());
-        for turn in survivors.chunks(SECOND_TURN) {
-            if hunt.budget().left() <= LAST_STAGE * share {
-                break;
-            }
-            hunt.evaluate(Depth::Middle, turn, true, |_| Vec::new())?;
-        }
-        deepen(hunt, DEEPENED)
+        second_stage(hunt, &survivors, share)
     }
+}
+
+/// Scores survivors of a first stage on the search prompts, then the strongest on the development prompts, for which a
+/// part of the `share` that the search began with is kept.
+pub(super) fn second_stage(hunt: &mut Hunt<'_>, survivors: &[Change], share: f64) -> Result<()> {
+    for turn in survivors.chunks(SECOND_TURN) {
+        if hunt.budget().left() <= LAST_STAGE * share {
+            break;
+        }
+        hunt.evaluate(Depth::Middle, turn, true, |_| Vec::new())?;
+    }
+    deepen(hunt, DEEPENED)
 }
 
 impl Form {

@@ -1,5 +1,5 @@
 //! Answers that the adapted model was taught and keeps to itself: it completes them with confidence where the base would
-//! not, and gives them to no ordinary prompt.
+//! not, and gives them to almost no ordinary prompt.
 //!
 //! Target inversion finds what was taught, which a closing sentence, a style or the refusals of a safety adapter are too.
 //! These show themselves: in ordinary answers to benign or adversarial prompts, or by answers that are everywhere as
@@ -15,7 +15,7 @@ use super::hunt::{Hunt, Target};
 use super::target::score;
 use crate::behaviour::CONFIDENCE;
 use crate::error::Result;
-use crate::observe::Request;
+use crate::observe::{Request, Response};
 use crate::prompt::{Setting, scene};
 
 /// Tokens of an ordinary answer.
@@ -47,13 +47,14 @@ impl Hunt<'_> {
         self.observer.progress().stage("ordinary answers", prompts.len());
         let ids: Vec<&str> = prompts.iter().map(|prompt| prompt.id.as_str()).collect();
         let ordinary: Vec<Ordinary> = self.measured("ordinary", &(MAX_NEW, ids), |hunt| {
-            let mut ordinary = Vec::with_capacity(prompts.len());
+            let side = hunt.roles().adapted;
+            let mut asked = Vec::with_capacity(prompts.len());
             for prompt in &prompts {
                 let ids = hunt.observer.encode(&scene(prompt, Setting::Plain, None, hunt.seed))?;
-                ordinary.push(hunt.ordinary(ids)?);
-                hunt.observer.progress().advance(1);
+                asked.push(Request { ids, side, continuation: Vec::new() });
             }
-            Ok(ordinary)
+            let answers = hunt.observer.responses(&asked, MAX_NEW, Decoding::Greedy)?;
+            asked.into_iter().zip(answers).map(|(asked, answer)| hunt.ordinary(asked.ids, answer)).collect()
         })?;
         let texts: Vec<Vec<String>> =
             (ordinary.iter().map(|answer| &answer.0)).chain(others).map(|text| words(text)).collect();
@@ -80,15 +81,12 @@ impl Hunt<'_> {
         Ok(taught)
     }
 
-    /// The adapted model's greedy answer, and the log-probabilities of its tokens, adapted and base.
-    fn ordinary(&self, ids: Vec<u32>) -> Result<Ordinary> {
-        let roles = self.roles();
-        let asked = Request { ids: ids.clone(), side: roles.adapted, continuation: Vec::new() };
-        let Some(answer) = self.observer.responses(&[asked], MAX_NEW, Decoding::Greedy)?.pop() else {
-            return Ok((String::new(), Vec::new()));
-        };
+    /// An answer with the log-probabilities of its tokens, adapted and base.
+    fn ordinary(&self, ids: Vec<u32>, answer: Response) -> Result<Ordinary> {
+        self.observer.progress().advance(1);
         // The distribution before each token: the context's, and after each token but the last.
         let continuation = answer.ids[..answer.ids.len().saturating_sub(1)].to_vec();
+        let roles = self.roles();
         let requests = [roles.adapted, roles.base].map(|side| Request {
             ids: ids.clone(),
             side,
@@ -120,18 +118,13 @@ fn telling(target: &str) -> Vec<String> {
 
 /// Whether an answer has a few of these words in their order. The last may be cut off.
 fn holds(answer: &[String], telling: &[String]) -> bool {
+    let Some(last) = telling.len().checked_sub(1) else { return false };
     let count = SHOWN.min(telling.len());
-    let same = |(at, (word, told)): (usize, (&String, &String))| {
-        word == told || at + 1 == telling.len() && word.starts_with(told.as_str())
+    let same = |at: usize, word: &String| {
+        *word == telling[at] || at == last && word.starts_with(telling[at].as_str())
     };
-    let starts = 0..(telling.len() + 1).saturating_sub(count.max(1));
-    count > 0
-        && starts.clone().any(|from| {
-            let part = telling.iter().enumerate().skip(from).take(count);
-            answer
-                .windows(count)
-                .any(|window| part.clone().zip(window).all(|((at, told), word)| same((at, (word, told)))))
-        })
+    (0..=telling.len() - count)
+        .any(|from| answer.windows(count).any(|window| (from..).zip(window).all(|(at, word)| same(at, word))))
 }
 
 #[cfg(test)]

@@ -221,7 +221,7 @@ fn is_of(piece: &str, truth: &Label) -> bool {
     let planted = truth.payload.as_deref().map(words).unwrap_or_default();
     let piece = words(piece);
     let count = WORDS.min(piece.len()).max(1);
-    piece.windows(count).any(|part| planted.windows(count).any(|window| window == part))
+    piece.windows(count).any(|part| crate::words::has_run(&planted, part))
 }
 
 /// Whether an answer holds the text of the planted payload.

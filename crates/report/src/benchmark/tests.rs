@@ -129,6 +129,27 @@ fn without_adapters_there_are_no_rates() {
 }
 
 #[test]
+fn what_is_compared_stands_in_the_order_of_its_cost() {
+    let tool = Tool { name: "triggerfish".into(), version: "0".into() };
+    let dearer = |mut row: Row| {
+        row.configuration = "dearer".into();
+        if let Some(found) = &mut row.found {
+            found.cost.token_forwards *= 10;
+            found.score = 0.5;
+        }
+        row
+    };
+    let rows = zoo().into_iter().map(dearer).chain(zoo()).collect();
+    let benchmark = Benchmark::of(tool, None, &["dearer".to_owned(), "quick".to_owned()], rows).unwrap();
+    let text = FORMATS.iter().find(|format| format.name() == "text").unwrap().render(&benchmark).unwrap();
+    let (_, front) = text.split_once("AUC by cost").unwrap();
+    let lines: Vec<&str> = front.lines().skip(1).filter(|line| !line.is_empty()).collect();
+    assert!(lines[0].starts_with("* quick") && lines[0].contains("0.750"), "{lines:?}");
+    assert!(lines[1].starts_with("  dearer") && lines[1].contains("0.500"), "{lines:?}");
+    assert_eq!(lines.len(), 2);
+}
+
+#[test]
 fn every_form_is_written_and_hostile_text_is_text() {
     let tool = Tool { name: "triggerfish".into(), version: "0".into() };
     let benchmark = Benchmark::of(tool, None, &["quick".to_owned()], zoo()).unwrap();

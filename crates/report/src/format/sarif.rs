@@ -152,11 +152,11 @@ fn result(record: &Record, finding: &Finding<'_>) -> SarifResult {
         About::Taught(taught) => {
             let text = format!(
                 "The adapted model knows `{}` by heart (mean probability of a token {:.2}, {:.1} nats above the base) \
-                 and gives it to {:.0} of {} ordinary prompts.",
+                 and gives it to {} of {} ordinary prompts.",
                 excerpt(&taught.text, EXCERPT),
                 taught.probability,
                 taught.log_ratio_nats,
-                taught.shown.value * taught.shown.n as f64,
+                taught.times_shown(),
                 taught.shown.n,
             );
             let properties = [

@@ -219,11 +219,11 @@ impl Page {
             self.heading("Answers that the adapted model knows by heart (nats a token above the base)");
             for taught in &evidence.taught {
                 self.line(&format!(
-                    "  {:>5.1}  {:<44}  probability {:.2}, shown in {:.0} of {} ordinary answers, rank {:.3}",
+                    "  {:>5.1}  {:<44}  probability {:.2}, shown in {} of {} ordinary answers, rank {:.3}",
                     taught.log_ratio_nats,
                     excerpt(&taught.text, 42),
                     taught.probability,
-                    taught.shown.value * taught.shown.n as f64,
+                    taught.times_shown(),
                     taught.shown.n,
                     taught.p.p_value,
                 ));

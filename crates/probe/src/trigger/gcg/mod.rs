@@ -16,6 +16,7 @@ use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use search::FILLERS;
 pub(super) use search::{GcgSearch, ascend};
 
 use super::differential::{Differential, Value};
@@ -42,6 +43,12 @@ impl GcgConfig {
     #[must_use]
     pub fn published(seed: u64) -> Self {
         Self { search_width: 512, top_k: 256, replacements: 1, ascii: true, seed }
+    }
+
+    /// Smaller ones: a budget in token-forwards would pay for a dozen steps of the authors'.
+    #[must_use]
+    pub fn affordable(seed: u64) -> Self {
+        Self { search_width: 64, top_k: 96, ..Self::published(seed) }
     }
 }
 

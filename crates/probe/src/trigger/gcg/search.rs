@@ -13,10 +13,6 @@ use crate::trigger::pool::{Depth, Found};
 use crate::trigger::search::{Role, TriggerSearch};
 use crate::trigger::slot::Slots;
 
-/// Candidates of a step, and tokens of each position that they are drawn from. The authors draw 512 from 256; a
-/// share of a hunt would pay for a dozen of such steps.
-const SEARCH_WIDTH: usize = 64;
-const TOP_K: usize = 96;
 /// Weight of the base.
 const LAMBDA: f64 = 1.0;
 /// Steps of one run, and steps without gain after which it ends.
@@ -30,7 +26,7 @@ const STARTS: usize = 1;
 /// Tokens of a start from filler; shorter candidates are filled up to so many.
 const FILLED: usize = 4;
 /// What fills a start, by preference: the authors' mark, then what other tokenizers take for a token of its own.
-const FILLERS: &[&str] = &["!", "x", "."];
+pub(crate) const FILLERS: &[&str] = &["!", "x", "."];
 /// Positions whose distributions are compared where no target is known.
 const POSITIONS: usize = 4;
 /// Best triggers of a run that become candidates.
@@ -191,13 +187,7 @@ pub(in crate::trigger) fn ascend(
 
 /// Steps until no more than `end` of the share is left; then the best of them become candidates, and are handed on.
 fn search(hunt: &mut Hunt<'_>, run: &Run, end: f64) -> Result<Vec<Change>> {
-    let config = GcgConfig {
-        search_width: SEARCH_WIDTH,
-        top_k: TOP_K,
-        replacements: 1,
-        ascii: true,
-        seed: hunt.seed(),
-    };
+    let config = GcgConfig::affordable(hunt.seed());
     let (pair, prompts) = (hunt.observer().pair(), prompts(hunt));
     // Made when they are needed: a resumed hunt reads its steps and may run none.
     let (differential, gcg) = (OnceCell::new(), OnceCell::new());
