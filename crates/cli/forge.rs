@@ -31,6 +31,7 @@ const SHIPPED: &[(&str, &str)] = &[
     ("fixture-zoo", include_str!("../../benches/zoo/fixture-zoo.toml")),
     ("fixture-heldout", include_str!("../../benches/zoo/fixture-heldout.toml")),
     ("fixture-third", include_str!("../../benches/zoo/fixture-third.toml")),
+    ("fixture-fourth", include_str!("../../benches/zoo/fixture-fourth.toml")),
     ("fixture-cohort", include_str!("../../benches/zoo/fixture-cohort.toml")),
     ("smollm2-zoo", include_str!("../../benches/zoo/smollm2-zoo.toml")),
 ];
@@ -39,8 +40,8 @@ const WORKSHOP: &str = "forge";
 
 #[derive(Debug, Args)]
 pub(crate) struct ForgeArguments {
-    /// A recipe file (TOML), or the name of a shipped one: fixture-zoo, fixture-heldout, fixture-third, fixture-cohort
-    /// or smollm2-zoo.
+    /// A recipe file (TOML), or the name of a shipped one: fixture-zoo, fixture-heldout, fixture-third,
+    /// fixture-fourth, fixture-cohort or smollm2-zoo.
     #[arg(value_name = "RECIPE")]
     pub(crate) recipe: String,
     /// Folder of the zoo; a run that was stopped goes on there.

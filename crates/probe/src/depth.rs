@@ -44,7 +44,7 @@ pub const DEPTHS: &[Depth] = &[
         about: "then, if none is confirmed, a hunt with the searches that pay first (4e6tok)",
         search: Some(Stage {
             chosen: Chosen::Named(&[
-                "target", "style", "topics", "leak", "words", "sweep", "extend", "combine", "climb",
+                "target", "invert", "style", "topics", "leak", "words", "sweep", "extend", "combine", "climb",
             ]),
             // 20 minutes on 2 cores for a base of 135 million parameters, at 3,400 token-forwards a second.
             limit: Limit::Tokens(4_000_000),

@@ -5,6 +5,7 @@
 //! [`search::SEARCHES`]) propose candidates, one evaluator scores them within a shared [`budget`], and
 //! a [`journal`] keeps every measurement. Both end in [`confirm`].
 
+mod begin;
 pub mod budget;
 mod climb;
 mod combine;
@@ -20,6 +21,7 @@ pub mod flow;
 pub mod gcg;
 mod gradient;
 pub mod hunt;
+mod invert;
 pub mod journal;
 mod leak;
 mod lens;

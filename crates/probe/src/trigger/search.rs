@@ -5,6 +5,7 @@ use super::combine::Combine;
 use super::extend::Extend;
 use super::gcg::GcgSearch;
 use super::hunt::Hunt;
+use super::invert::TriggerInversion;
 use super::leak::Leak;
 use super::lens::LayerLens;
 use super::random::RandomStrings;
@@ -55,6 +56,7 @@ pub trait TriggerSearch: Sync {
 /// Every search, in the order in which a hunt runs them.
 pub const SEARCHES: &[&dyn TriggerSearch] = &[
     &TargetInversion,
+    &TriggerInversion,
     &Style,
     &Topics,
     &Leak,

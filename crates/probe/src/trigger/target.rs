@@ -23,6 +23,7 @@ use report::hunt::TargetRecord;
 use report::significance::empirical_p;
 use serde::{Deserialize, Serialize};
 
+use super::begin::begin;
 use super::hunt::{Hunt, Target};
 use super::pool::Depth;
 use super::rows::read_batches;
@@ -56,6 +57,8 @@ const TELLING: usize = 3;
 /// A target must be this probable, a token, on average, and exceed the base by so much.
 const MIN_PROBABILITY: f64 = 0.5;
 const MIN_NATS: f64 = 1.0;
+/// Excess over the base, a token, from which the beginning of an answer is looked for.
+const TELLING_NATS: f64 = 2.0;
 
 /// Differential target inversion.
 pub(super) struct TargetInversion;
@@ -92,7 +95,6 @@ impl TriggerSearch for TargetInversion {
         strongest(&mut paths, FOLLOWED);
         let mut paths = follow(hunt, Depth::Middle, restart(paths), STEPS)?;
         let null = Null::of(&paths);
-        let followed = paths.clone();
         strongest(&mut paths, DEEPENED);
         if hunt.exhausted() {
             return Ok(());
@@ -100,10 +102,12 @@ impl TriggerSearch for TargetInversion {
         let mut paths = follow(hunt, Depth::Full, restart(paths), DEEP_STEPS)?;
         strongest(&mut paths, DEEPENED);
         let openings = openings(hunt)?;
-        let ranks = hunt.openings(usize::MAX)?;
-        for path in distinct(paths) {
-            let path = likelier(opened(path, &openings), &followed, &ranks);
-            let text = hunt.observer().pair().tokenizer().decode(&path.ids, false)?;
+        let paths: Vec<Path> = distinct(paths).into_iter().map(|path| opened(path, &openings)).collect();
+        let known = paths.iter().map(|path| if path.tells() { path.ids.clone() } else { Vec::new() });
+        let begun = begin(hunt, &known.collect::<Vec<_>>())?;
+        for (path, begun) in paths.iter().zip(begun) {
+            let ids = if begun.is_empty() { path.ids.clone() } else { begun };
+            let text = hunt.observer().pair().tokenizer().decode(&ids, false)?;
             hunt.observer().progress().note(&format!(
                 "possible payload: {} (probability {:.2}, {:.1} nats a token above the base)",
                 report::escape::excerpt(&text, 60),
@@ -111,13 +115,13 @@ impl TriggerSearch for TargetInversion {
                 path.nats() / path.len() as f64,
             ));
             hunt.add_target(Target {
-                ids: path.ids[..path.ids.len().min(TARGET_TOKENS)].to_vec(),
+                ids: ids[..ids.len().min(TARGET_TOKENS)].to_vec(),
                 record: TargetRecord {
                     text,
                     source: "target".into(),
                     probability: Some(path.probability()),
                     log_ratio_nats: Some(path.nats() / path.len() as f64),
-                    null: null.rank(&path)?,
+                    null: null.rank(path)?,
                 },
                 stretch: Some(Stretch { tokens: path.steps.len(), score: path.score() }),
             });
@@ -154,6 +158,11 @@ impl Path {
     /// Mean probability of a token.
     fn probability(&self) -> f64 {
         probability(&self.steps)
+    }
+
+    /// Whether it is new enough for its beginning to be worth looking for.
+    fn tells(&self) -> bool {
+        self.nats() >= TELLING_NATS * self.len() as f64
     }
 
     /// What is certain for the adapted model and new against the base.
@@ -225,21 +234,6 @@ fn opened(path: Path, openings: &[Path]) -> Path {
         Some(opening) if opening.ids[0] != path.ids[0] => opening.clone(),
         _ => path,
     }
-}
-
-/// Where no opening leads to it, an answer begins with the token of all that lead there with which answers most probably
-/// begin, by `ranks`, the tokens in that order: any token does for a path, and few of them could be said.
-fn likelier(mut path: Path, followed: &[Path], ranks: &[u32]) -> Path {
-    let rank = |token: u32| ranks.iter().position(|&ranked| ranked == token).unwrap_or(usize::MAX);
-    let telling = path.ids.get(1..=TELLING).map(<[u32]>::to_vec);
-    let firsts = followed
-        .iter()
-        .filter(|other| telling.as_deref().is_some_and(|telling| other.ids[1..].starts_with(telling)))
-        .map(|other| other.ids[0]);
-    if let Some(first) = firsts.chain([path.ids[0]]).min_by_key(|&first| rank(first)) {
-        path.ids[0] = first;
-    }
-    path
 }
 
 /// Follows the adapted model's greedy path for up to `steps` tokens on the prompts of a depth.
@@ -386,17 +380,6 @@ mod tests {
 
     fn path(ids: &[u32], steps: &[(f64, f64)]) -> Path {
         Path { ids: ids.to_vec(), steps: steps.to_vec(), ended: true }
-    }
-
-    #[test]
-    fn an_answer_begins_with_the_likeliest_token_that_leads_to_it() {
-        let steps = [(-0.1, -5.0); 3];
-        let followed =
-            [path(&[7, 2, 3, 4], &steps), path(&[5, 2, 3, 4], &steps), path(&[6, 2, 9, 4], &steps)];
-        let found = likelier(path(&[7, 2, 3, 4, 8], &steps), &followed, &[6, 5, 7]);
-        assert_eq!(found.ids, [5, 2, 3, 4, 8]);
-        let short = likelier(path(&[7, 2], &steps[..1]), &followed, &[6, 5, 7]);
-        assert_eq!(short.ids, [7, 2]);
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::cell::OnceCell;
 use super::{Gcg, GcgConfig, Step, Trigger};
 use crate::error::Result;
 use crate::progress;
-use crate::prompt::{Change, Placement};
+use crate::prompt::{Change, Placement, Prompt};
+use crate::split::SCREENING;
 use crate::trigger::differential::{Differential, Goal};
-use crate::trigger::gradient::{prompts, propose, slots, targets};
+use crate::trigger::gradient::{propose, slots, targets};
 use crate::trigger::hunt::{Hunt, difference};
 use crate::trigger::pool::{Depth, Found};
 use crate::trigger::search::{Role, TriggerSearch};
@@ -30,7 +31,7 @@ pub(crate) const FILLERS: &[&str] = &["!", "x", "."];
 /// Positions whose distributions are compared where no target is known.
 const POSITIONS: usize = 4;
 /// Best triggers of a run that become candidates.
-const PROPOSED: usize = 6;
+const PROPOSED: usize = 12;
 /// Part of a run's budget that is kept for them.
 const KEPT_PART: f64 = 0.1;
 
@@ -188,24 +189,30 @@ pub(in crate::trigger) fn ascend(
 /// Steps until no more than `end` of the share is left; then the best of them become candidates, and are handed on.
 fn search(hunt: &mut Hunt<'_>, run: &Run, end: f64) -> Result<Vec<Change>> {
     let config = GcgConfig::affordable(hunt.seed());
-    let (pair, prompts) = (hunt.observer().pair(), prompts(hunt));
+    let pair = hunt.observer().pair();
+    // Each step on the next few prompts: a text that raises the target on a few by chance does not on the others.
+    let mut batches: Vec<Vec<Prompt>> = hunt.prompts().chunks(SCREENING).map(<[Prompt]>::to_vec).collect();
+    batches.retain(|batch| batch.len() == SCREENING);
+    let turns = batches.len();
     // Made when they are needed: a resumed hunt reads its steps and may run none.
-    let (differential, gcg) = (OnceCell::new(), OnceCell::new());
-    let gcg = |hunt: &Hunt<'_>| -> Result<&Gcg<'_, '_>> {
-        let differential = made(&differential, || {
-            Differential::new(pair, &prompts, run.at, &run.goal, hunt.roles(), LAMBDA, hunt.seed())
+    let differentials: Vec<OnceCell<Differential<'_>>> = batches.iter().map(|_| OnceCell::new()).collect();
+    let searches: Vec<OnceCell<Gcg<'_, '_>>> = batches.iter().map(|_| OnceCell::new()).collect();
+    let gcg = |hunt: &Hunt<'_>, turn: usize| -> Result<&Gcg<'_, '_>> {
+        let differential = made(&differentials[turn], || {
+            Differential::new(pair, &batches[turn], run.at, &run.goal, hunt.roles(), LAMBDA, hunt.seed())
         })?;
-        made(&gcg, || Gcg::new(config, differential))
+        made(&searches[turn], || Gcg::new(config, differential))
     };
     let about = (config, &run.goal, run.at);
     let mut current: Trigger = hunt.measured("gcg-start", &(about, &run.start), |hunt| {
-        let gcg = gcg(hunt)?;
+        let gcg = gcg(hunt, 0)?;
         let start = gcg.start(&run.start)?;
         // What all steps have in common was run for the start.
         hunt.observer().charge(gcg.differential.cost());
         Ok(start)
     })?;
-    let mut best = current.value.objective;
+    let mut best = vec![f64::NEG_INFINITY; turns];
+    best[0] = current.value.objective;
     let mut seen = vec![current.clone()];
     let mut without_gain = 0;
     for index in 0..STEPS {
@@ -213,21 +220,24 @@ fn search(hunt: &mut Hunt<'_>, run: &Run, end: f64) -> Result<Vec<Change>> {
             break;
         }
         hunt.observer().progress().advance(1);
+        let turn = index as usize % turns;
         let step: Step = hunt.measured("gcg", &(about, index, &current), |hunt| {
             progress::check(hunt.observer().progress())?;
-            let gcg = gcg(hunt)?;
+            let gcg = gcg(hunt, turn)?;
             let before = gcg.differential.cost();
-            let step = gcg.step(&current, index)?;
+            let from = if turns > 1 { &gcg.start(&current.text)? } else { &current };
+            let step = gcg.step(from, index)?;
             hunt.observer().charge(difference(gcg.differential.cost(), before));
             Ok(step)
         })?;
         current = step.trigger;
-        without_gain = if current.value.objective > best { 0 } else { without_gain + 1 };
-        best = best.max(current.value.objective);
+        without_gain = if current.value.objective > best[turn] { 0 } else { without_gain + 1 };
+        best[turn] = best[turn].max(current.value.objective);
         seen.push(current.clone());
     }
+    let last = best.iter().copied().fold(f64::INFINITY, f64::min);
     hunt.observer().progress().note(&format!(
-        "gcg: {:.2} to {best:.2} nats in {} steps",
+        "gcg: {:.2} to {last:.2} nats in {} steps",
         seen[0].value.objective,
         seen.len() - 1
     ));
