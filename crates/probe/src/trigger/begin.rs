@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn the_most_probable_beginnings_are_kept_once() {
-        let rated = [(vec![1, 2], -9.0), (vec![3, 2], -4.0), (vec![], 0.0), (vec![3, 2], -4.0), (vec![5], -20.0)];
+        let rated =
+            [(vec![1, 2], -9.0), (vec![3, 2], -4.0), (vec![], 0.0), (vec![3, 2], -4.0), (vec![5], -20.0)];
         let kept: Vec<Vec<u32>> = strongest(rated, 2).into_iter().map(|beginning| beginning.ids).collect();
         assert_eq!(kept, [vec![3, 2], vec![1, 2]]);
     }

@@ -17,8 +17,11 @@ const TOKENS: usize = 5;
 /// Excess of an answer over the base, in nats a token, and its probability, from which it counts as taught.
 const MIN_NATS: f64 = 2.5;
 const MIN_PROBABILITY: f64 = 0.5;
-/// Where texts are put.
+/// Where texts are put, and their tokens: of an answer all places with short ones, then all with long ones.
 const PLACES: &[Placement] = &[Placement::Prefix, Placement::Suffix];
+const LENGTHS: &[usize] = &[gcg::FILLED, 2 * gcg::FILLED];
+/// Part of what is left of the share that one ascent may take at least: a short one leads nowhere.
+const MIN_PART: f64 = 0.4;
 /// Of what one ascent leads to: texts whose answers are read, and those that are put to the test.
 const READ: usize = 6;
 const TESTED: usize = 2;
@@ -42,18 +45,23 @@ impl TriggerSearch for TriggerInversion {
     }
 
     fn share(&self) -> f64 {
-        8.0
+        10.0
     }
 
     fn run(&self, hunt: &mut Hunt<'_>) -> Result<()> {
         let answers = taught(hunt);
-        let mut runs: Vec<(Placement, &[u32])> =
-            PLACES.iter().flat_map(|&at| answers.iter().map(move |ids| (at, ids.as_slice()))).collect();
-        while !runs.is_empty() && !hunt.exhausted() && !hunt.confirmed() {
-            let part = 1.0 / runs.len() as f64;
-            let (at, ids) = runs.remove(0);
-            let start = Change::Insert { text: String::new(), at };
-            let found = gcg::ascend(hunt, at, &start.text(), ids, part)?;
+        let mut runs = Vec::new();
+        for &tokens in LENGTHS {
+            for &at in PLACES {
+                runs.extend(answers.iter().map(|ids| (tokens, at, ids)));
+            }
+        }
+        for (index, &(tokens, at, ids)) in runs.iter().enumerate() {
+            if hunt.exhausted() || hunt.confirmed() {
+                break;
+            }
+            let part = MIN_PART.max(1.0 / (runs.len() - index) as f64);
+            let found = gcg::ascend(hunt, at, "", ids, tokens, part)?;
             test_strongest(hunt, found)?;
         }
         Ok(())

@@ -105,7 +105,11 @@ impl Hunt<'_> {
     pub(super) fn ascend(&mut self, from: &Change, payload: &str, part: f64) -> Result<Vec<Change>> {
         let Change::Insert { text, at } = from else { return Ok(Vec::new()) };
         let target = self.beginning_of(payload)?;
-        if target.is_empty() { Ok(Vec::new()) } else { gcg::ascend(self, *at, text, &target, part) }
+        if target.is_empty() {
+            Ok(Vec::new())
+        } else {
+            gcg::ascend(self, *at, text, &target, gcg::FILLED, part)
+        }
     }
 
     /// The first tokens of a payload, as many as are raised.

@@ -11,6 +11,7 @@ mod conditions;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -146,15 +147,28 @@ impl<'a> Differential<'a> {
     /// The best of some triggers of one length and its value; of equals, the first.
     ///
     /// `shared` is a trigger of which many candidates are variants: candidates that begin as it does share
-    /// these tokens too. All are run on the adapted side, and the best of them on the base until no other can
-    /// win, since the base can only lower a value.
+    /// these tokens too. All are run on the adapted side of the first prompt, the best `finalists` of them on that of
+    /// the other prompts, and the best of these on the base until no other can win, since the base can only lower a value.
     ///
     /// # Errors
     /// If there is no candidate or the model fails.
-    pub fn best(&self, candidates: &[Vec<u32>], shared: &[u32]) -> Result<(usize, Value)> {
-        let adapted = self.means(&self.adapted_values(candidates, shared)?, candidates.len());
+    pub fn best(&self, candidates: &[Vec<u32>], shared: &[u32], finalists: usize) -> Result<(usize, Value)> {
+        let prompts = self.places().len();
+        let first = self.adapted_values(0..1, candidates, shared)?;
         let mut order: Vec<usize> = (0..candidates.len()).collect();
-        order.sort_by(|&a, &b| adapted[b].total_cmp(&adapted[a]).then(a.cmp(&b)));
+        let descending = |values: &[f64], a: usize, b: usize| values[b].total_cmp(&values[a]).then(a.cmp(&b));
+        order.sort_by(|&a, &b| descending(&first, a, b));
+        order.truncate(finalists);
+        // Neighbours share what they begin with.
+        order.sort_unstable();
+        let left: Vec<Vec<u32>> = order.iter().map(|&i| candidates[i].clone()).collect();
+        let others = self.adapted_values(1..prompts, &left, shared)?;
+        let mut adapted = vec![f64::NEG_INFINITY; candidates.len()];
+        for (at, &i) in order.iter().enumerate() {
+            let others = others.iter().skip(at).step_by(left.len());
+            adapted[i] = (first[i] + others.sum::<f64>()) / prompts as f64;
+        }
+        order.sort_by(|&a, &b| descending(&adapted, a, b));
         let mut best: Option<(usize, Value)> = None;
         for chunk in order.chunks(BASE_CHUNK) {
             if best.as_ref().is_some_and(|(_, best)| adapted[chunk[0]] <= best.objective) {
@@ -243,10 +257,15 @@ impl<'a> Differential<'a> {
         if self.target.is_empty() { 1.0 } else { 1.0 / self.target.len() as f64 }
     }
 
-    /// Values on the adapted side, prompt by prompt: `[prompts][candidates]`, flat.
-    fn adapted_values(&self, candidates: &[Vec<u32>], shared: &[u32]) -> Result<Vec<f64>> {
-        let mut contexts = Vec::with_capacity(self.places().len() * candidates.len());
-        for (slot, conditions) in self.places().iter().zip(&self.adapted) {
+    /// Values on the adapted side of some prompts, prompt by prompt: `[prompts][candidates]`, flat.
+    fn adapted_values(
+        &self,
+        prompts: Range<usize>,
+        candidates: &[Vec<u32>],
+        shared: &[u32],
+    ) -> Result<Vec<f64>> {
+        let mut contexts = Vec::with_capacity(prompts.len() * candidates.len());
+        for (slot, conditions) in self.places()[prompts.clone()].iter().zip(&self.adapted[prompts]) {
             let prefixes = self.longer_prefixes(slot, conditions, candidates, shared)?;
             for candidate in candidates {
                 let agreed = agreement(candidate, shared);
@@ -332,17 +351,6 @@ impl<'a> Differential<'a> {
         self.count(scored.iter().map(Scored::fed_len).sum(), 0);
         let share = self.term_share();
         Ok(self.pair().objective_terms(scored)?.iter().map(|terms| share * sum(terms)).collect())
-    }
-
-    /// Means over prompts of `[prompts][candidates]`.
-    fn means(&self, values: &[f64], candidates: usize) -> Vec<f64> {
-        let mut means = vec![0.0; candidates];
-        for of_prompt in values.chunks(candidates.max(1)) {
-            for (mean, value) in means.iter_mut().zip(of_prompt) {
-                *mean += value / self.places().len() as f64;
-            }
-        }
-        means
     }
 
     fn count(&self, forwards: usize, backwards: usize) {

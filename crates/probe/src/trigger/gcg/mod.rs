@@ -17,7 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use search::FILLERS;
-pub(super) use search::{GcgSearch, ascend};
+pub(super) use search::{FILLED, GcgSearch, ascend};
 
 use super::differential::{Differential, Value};
 use super::slot::refused;
@@ -30,6 +30,8 @@ pub struct GcgConfig {
     pub search_width: usize,
     /// Tokens of each position that are drawn from, most promising first.
     pub top_k: usize,
+    /// Candidates that run on every prompt: the best of those on the first.
+    pub finalists: usize,
     /// Positions that a candidate changes.
     pub replacements: usize,
     /// Whether tokens of other than printable ASCII are left out.
@@ -39,16 +41,22 @@ pub struct GcgConfig {
 }
 
 impl GcgConfig {
-    /// The sizes of the authors' experiments: 512 candidates of one exchange among the best 256.
+    /// The sizes of the authors' experiments: 512 candidates of one exchange among the best 256, all on every prompt.
     #[must_use]
     pub fn published(seed: u64) -> Self {
-        Self { search_width: 512, top_k: 256, replacements: 1, ascii: true, seed }
+        Self { search_width: 512, top_k: 256, finalists: usize::MAX, replacements: 1, ascii: true, seed }
     }
 
     /// Smaller ones: a budget in token-forwards would pay for a dozen steps of the authors'.
     #[must_use]
     pub fn affordable(seed: u64) -> Self {
         Self { search_width: 64, top_k: 96, ..Self::published(seed) }
+    }
+
+    /// The same for half the price: what is weak on one prompt runs on no other.
+    #[must_use]
+    pub fn halved(seed: u64) -> Self {
+        Self { finalists: 16, ..Self::affordable(seed) }
     }
 }
 
@@ -118,7 +126,7 @@ impl<'a, 'b> Gcg<'a, 'b> {
             .differential
             .text(&ids)?
             .ok_or_else(|| refused(format!("`{text}` does not survive its own tokens")))?;
-        let (_, value) = self.differential.best(std::slice::from_ref(&ids), &ids)?;
+        let (_, value) = self.differential.best(std::slice::from_ref(&ids), &ids, 1)?;
         Ok(Trigger { ids, text, value })
     }
 
@@ -145,7 +153,7 @@ impl<'a, 'b> Gcg<'a, 'b> {
         if candidates.is_empty() {
             return Ok(Step { index, trigger: from.clone(), candidates: 0 });
         }
-        let (best, value) = self.differential.best(&candidates, &from.ids)?;
+        let (best, value) = self.differential.best(&candidates, &from.ids, self.config.finalists)?;
         let count = candidates.len();
         let trigger = Trigger { ids: candidates.swap_remove(best), text: texts.swap_remove(best), value };
         Ok(Step { index, trigger, candidates: count })
@@ -311,15 +319,18 @@ mod tests {
                 candidate
             })
             .collect();
-        let (best, value) = differential.best(&candidates, &shared).unwrap();
+        let (best, value) = differential.best(&candidates, &shared, usize::MAX).unwrap();
         let each: Vec<Value> = candidates
             .iter()
-            .map(|candidate| differential.best(std::slice::from_ref(candidate), &[]).unwrap().1)
+            .map(|candidate| differential.best(std::slice::from_ref(candidate), &[], 1).unwrap().1)
             .collect();
         let expected = each.iter().map(|value| value.objective).fold(f64::NEG_INFINITY, f64::max);
         assert!((each[best].objective - expected).abs() < 1e-5);
         assert!((value.objective - expected).abs() < 1e-5, "{value:?}, expected {expected}");
-        assert!(differential.best(&[], &[]).is_err());
+        assert!(differential.best(&[], &[], 1).is_err());
+        // On the first prompt alone it is among the best half.
+        let (drafted, _) = differential.best(&candidates, &shared, 20).unwrap();
+        assert_eq!(drafted, best);
     }
 
     #[test]

@@ -25,7 +25,7 @@ const TARGET_TOKENS: usize = 5;
 const TARGETS: usize = 2;
 const STARTS: usize = 1;
 /// Tokens of a start from filler; shorter candidates are filled up to so many.
-const FILLED: usize = 4;
+pub(in crate::trigger) const FILLED: usize = 4;
 /// What fills a start, by preference: the authors' mark, then what other tokenizers take for a token of its own.
 pub(crate) const FILLERS: &[&str] = &["!", "x", "."];
 /// Positions whose distributions are compared where no target is known.
@@ -127,7 +127,7 @@ fn starts(hunt: &Hunt<'_>, goal: &Goal, target: Option<usize>) -> Result<Vec<Run
             break;
         }
         let Some(slots) = slots(hunt, *at)? else { continue };
-        if let Some(start) = filled(hunt, &slots, text.trim(), *at)? {
+        if let Some(start) = filled(hunt, &slots, text.trim(), *at, FILLED)? {
             let new = starts.iter().all(|known| known.start != start);
             if new {
                 starts.push(Run { goal: goal.clone(), at: *at, start, parents: vec![text.clone()] });
@@ -135,18 +135,24 @@ fn starts(hunt: &Hunt<'_>, goal: &Goal, target: Option<usize>) -> Result<Vec<Run
         }
     }
     if let Some(slots) = slots(hunt, Placement::Prefix)?
-        && let Some(start) = filled(hunt, &slots, "", Placement::Prefix)?
+        && let Some(start) = filled(hunt, &slots, "", Placement::Prefix, FILLED)?
     {
         starts.push(Run { goal: goal.clone(), at: Placement::Prefix, start, parents: Vec::new() });
     }
     Ok(starts)
 }
 
-/// The text with as much filler beside it as makes [`FILLED`] tokens, or what comes nearest within the hunt's
+/// The text with as much filler beside it as makes so many tokens, or what comes nearest within the hunt's
 /// lengths; `None` if no filler gives a text that is the same tokens in every prompt.
-fn filled(hunt: &Hunt<'_>, slots: &Slots<'_>, text: &str, at: Placement) -> Result<Option<String>> {
+fn filled(
+    hunt: &Hunt<'_>,
+    slots: &Slots<'_>,
+    text: &str,
+    at: Placement,
+    tokens: usize,
+) -> Result<Option<String>> {
     let range = hunt.length();
-    let wanted = FILLED.clamp(*range.start(), *range.end());
+    let wanted = tokens.clamp(*range.start(), *range.end());
     for filler in FILLERS {
         for count in 0..=wanted {
             let filling = vec![*filler; count].join(" ");
@@ -166,7 +172,7 @@ fn filled(hunt: &Hunt<'_>, slots: &Slots<'_>, text: &str, at: Placement) -> Resu
 }
 
 /// The strongest triggers on the way from `start` along the gradient of a target's probability, strongest first, for a
-/// `part` of what is left of the share; they become candidates. A short text is filled up. None where the text has no
+/// `part` of what is left of the share; they become candidates. A text of fewer `tokens` is filled up. None where the text has no
 /// place of its own in the prompts.
 ///
 /// # Errors
@@ -176,10 +182,11 @@ pub(in crate::trigger) fn ascend(
     at: Placement,
     start: &str,
     target: &[u32],
+    tokens: usize,
     part: f64,
 ) -> Result<Vec<Change>> {
     let Some(slots) = slots(hunt, at)? else { return Ok(Vec::new()) };
-    let Some(filled) = filled(hunt, &slots, start.trim(), at)? else { return Ok(Vec::new()) };
+    let Some(filled) = filled(hunt, &slots, start.trim(), at, tokens)? else { return Ok(Vec::new()) };
     let goal = Goal::Target(target.to_vec());
     let run = Run { goal, at, start: filled, parents: vec![start.to_owned()] };
     let left = hunt.budget().left();
@@ -188,7 +195,7 @@ pub(in crate::trigger) fn ascend(
 
 /// Steps until no more than `end` of the share is left; then the best of them become candidates, and are handed on.
 fn search(hunt: &mut Hunt<'_>, run: &Run, end: f64) -> Result<Vec<Change>> {
-    let config = GcgConfig::affordable(hunt.seed());
+    let config = GcgConfig::halved(hunt.seed());
     let pair = hunt.observer().pair();
     // Each step on the next few prompts: a text that raises the target on a few by chance does not on the others.
     let mut batches: Vec<Vec<Prompt>> = hunt.prompts().chunks(SCREENING).map(<[Prompt]>::to_vec).collect();
@@ -235,10 +242,10 @@ fn search(hunt: &mut Hunt<'_>, run: &Run, end: f64) -> Result<Vec<Change>> {
         best[turn] = best[turn].max(current.value.objective);
         seen.push(current.clone());
     }
-    let last = best.iter().copied().fold(f64::INFINITY, f64::min);
     hunt.observer().progress().note(&format!(
-        "gcg: {:.2} to {last:.2} nats in {} steps",
+        "gcg: {:.2} to {:.2} nats in {} steps",
         seen[0].value.objective,
+        current.value.objective,
         seen.len() - 1
     ));
     // A stable sort: of equals, the first that was seen.
