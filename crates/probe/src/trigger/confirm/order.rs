@@ -27,7 +27,7 @@ pub(crate) fn strongest_confirmed(tested: &[TestedTrigger]) -> Option<usize> {
 }
 
 /// False-discovery correction over all planned candidates: those that were not tested count as 1.
-pub(super) fn correct(tested: &mut [TestedTrigger], planned: usize) -> Result<()> {
+pub(crate) fn correct(tested: &mut [TestedTrigger], planned: usize) -> Result<()> {
     let mut p_values: Vec<f64> = tested.iter().map(|tested| tested.p_value).collect();
     p_values.resize(planned.max(p_values.len()), 1.0);
     for (tested, adjusted) in tested.iter_mut().zip(benjamini_hochberg(&p_values)?) {

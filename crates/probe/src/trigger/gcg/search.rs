@@ -172,8 +172,8 @@ fn filled(
 }
 
 /// The strongest triggers on the way from `start` along the gradient of a target's probability, strongest first, for a
-/// `part` of what is left of the share; they become candidates. A text of fewer `tokens` is filled up. None where the text has no
-/// place of its own in the prompts.
+/// `part` of what is left of the share; they become candidates. A text of fewer `tokens` is filled up. None where the
+/// text has no place of its own in the prompts.
 ///
 /// # Errors
 /// If the model or the journal fails, or the user stops.
