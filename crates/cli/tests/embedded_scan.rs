@@ -124,10 +124,17 @@ fn a_deeper_scan_hunts_for_what_is_not_listed_corrects_both_together_and_resumes
         "what refines a trigger counts too: {planned} of which {searched} by searches"
     );
     let tested = record["evidence"]["tested"].as_array().unwrap();
-    let largest = |name: &str| tested.iter().filter_map(|t| t[name].as_f64()).fold(0.0, f64::max);
-    // Benjamini and Hochberg: the largest of k p-values is multiplied by the number of candidates over k.
-    let expected = (largest("p_value") * planned as f64 / tested.len() as f64).min(1.0);
-    assert!((largest("adjusted_p_value") - expected).abs() <= 1e-9 * expected, "{expected}");
+    // Benjamini and Hochberg over all candidates: of the k-th smallest p-value, and no more than of any larger one.
+    let column = |name: &str| {
+        let mut values: Vec<f64> = tested.iter().map(|tested| tested[name].as_f64().unwrap()).collect();
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let mut expected = 1.0_f64;
+    for (rank, (p, adjusted)) in column("p_value").iter().zip(column("adjusted_p_value")).enumerate().rev() {
+        expected = expected.min(p * planned as f64 / (rank + 1) as f64);
+        assert!((adjusted - expected).abs() <= 1e-9 * expected, "{rank}: {adjusted}, expected {expected}");
+    }
 }
 
 #[test]
