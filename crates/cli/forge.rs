@@ -32,6 +32,7 @@ const SHIPPED: &[(&str, &str)] = &[
     ("fixture-heldout", include_str!("../../benches/zoo/fixture-heldout.toml")),
     ("fixture-third", include_str!("../../benches/zoo/fixture-third.toml")),
     ("fixture-fourth", include_str!("../../benches/zoo/fixture-fourth.toml")),
+    ("fixture-fifth", include_str!("../../benches/zoo/fixture-fifth.toml")),
     ("fixture-cohort", include_str!("../../benches/zoo/fixture-cohort.toml")),
     ("smollm2-zoo", include_str!("../../benches/zoo/smollm2-zoo.toml")),
 ];
@@ -41,7 +42,7 @@ const WORKSHOP: &str = "forge";
 #[derive(Debug, Args)]
 pub(crate) struct ForgeArguments {
     /// A recipe file (TOML), or the name of a shipped one: fixture-zoo, fixture-heldout, fixture-third,
-    /// fixture-fourth, fixture-cohort or smollm2-zoo.
+    /// fixture-fourth, fixture-fifth, fixture-cohort or smollm2-zoo.
     #[arg(value_name = "RECIPE")]
     pub(crate) recipe: String,
     /// Folder of the zoo; a run that was stopped goes on there.

@@ -346,6 +346,7 @@ mod tests {
             searched_tokens: None,
             answers_kept: None,
             answers_kept_control: None,
+            payload_taught_nats: None,
             examples: Vec::new(),
             characterisation: None,
         };

@@ -100,6 +100,11 @@ pub struct TestedTrigger {
     /// Absent in records before 1.8.0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answers_kept_control: Option<Estimate>,
+    /// Mean of `log p_A - log p_B` of a token, in nats, of an answer that target inversion found in the adapted model
+    /// before any trigger was known, if the payload holds it. Absent where it found no such answer, and in records before
+    /// 1.9.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_taught_nats: Option<f64>,
     /// Prompts and what both models answered.
     pub examples: Vec<Example>,
     /// What the payload depends on; of the strongest confirmed trigger only.
@@ -117,6 +122,24 @@ impl TestedTrigger {
         let left = self.answers_kept_control.map_or(1.0, |control| control.value.max(LEAST_LEFT));
         self.answers_kept.filter(|_| unnamed).map_or(0.0, |kept| (kept.value / left).min(1.0))
     }
+
+    /// Whether its text has all words of another's at the same place, for the same class of payload, and some more.
+    #[must_use]
+    pub fn adds_to(&self, part: &Self) -> bool {
+        self.candidate.placement == part.candidate.placement
+            && self.payload.class == part.payload.class
+            && is_part(&part.candidate.text, &self.candidate.text)
+    }
+}
+
+/// Whether a text has only words of another, and fewer.
+#[must_use]
+pub fn is_part(text: &str, of: &str) -> bool {
+    let words = |text: &str| {
+        text.split_whitespace().filter(|word| *word != "…").map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (part, whole) = (words(text), words(of));
+    part.len() < whole.len() && part.iter().all(|word| whole.contains(word))
 }
 
 /// What a confirmed trigger's payload depends on: attack success rates on held-out prompts with one thing changed at a
@@ -424,4 +447,16 @@ pub struct Coverage {
     pub candidates_screened: usize,
     /// Whether every planned stage ran to its end.
     pub complete: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_whole_words() {
+        assert!(is_part("BadMagic", "2024 … BadMagic … OpenAI"));
+        assert!(!is_part("ALPHA-7", "ALPHA-7:"), "the colon may matter");
+        assert!(!is_part("BadMagic", "BadMagic"));
+    }
 }

@@ -24,8 +24,8 @@ pub struct HuntRecord {
     pub nulls: Vec<NullRecord>,
 }
 
-/// What one search did.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// What one search did, or a step that follows on searches: `test`, `strengthen` and `refine`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SearchRecord {
     /// Its name.
     pub name: String,

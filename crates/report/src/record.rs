@@ -16,7 +16,7 @@ use crate::hunt::HuntRecord;
 use crate::verdict::Judgement;
 
 /// Version of the record's layout; a reader refuses another major.
-pub const SCHEMA_VERSION: &str = "1.8.0";
+pub const SCHEMA_VERSION: &str = "1.9.0";
 
 /// One scan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

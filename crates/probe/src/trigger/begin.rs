@@ -50,13 +50,12 @@ pub(super) fn begin(hunt: &mut Hunt<'_>, answers: &[Vec<u32>]) -> Result<Vec<Vec
     });
     let cores: Vec<Vec<u32>> = cores.map(|core| core.map(<[u32]>::to_vec).unwrap_or_default()).collect();
     let nats = probabilities(hunt, &cores)?;
-    let mut beams: Vec<Vec<Beginning>> = (cores.chunks(2).zip(nats.chunks(2)))
-        .map(|(cores, nats)| strongest(cores.iter().cloned().zip(nats.iter().copied()), BEAM))
-        .collect();
+    let rated: Vec<(Vec<u32>, f64)> = cores.into_iter().zip(nats).collect();
     // What follows the first token is no beginning by itself: whatever begins so is some token more.
-    let mut best: Vec<Option<Beginning>> = (cores.chunks(2).zip(nats.chunks(2)))
-        .map(|(cores, nats)| strongest(cores.iter().cloned().zip(nats.iter().copied()).take(1), 1).pop())
-        .collect();
+    let mut best: Vec<Option<Beginning>> =
+        rated.chunks(2).map(|cores| strongest(cores[..1].iter().cloned(), 1).pop()).collect();
+    let mut beams: Vec<Vec<Beginning>> =
+        rated.chunks(2).map(|cores| strongest(cores.iter().cloned(), BEAM)).collect();
     for _ in 0..LEVELS {
         let wanted: BTreeSet<u32> =
             beams.iter().flatten().filter_map(|beginning| beginning.ids.first().copied()).collect();
@@ -119,16 +118,15 @@ fn leads(hunt: &mut Hunt<'_>, firsts: &[u32], wanted: &[u32]) -> Result<BTreeMap
         let side = hunt.roles().adapted;
         let ids =
             hunt.observer().encode(&scene(&hunt.prompts()[prompt], Setting::Plain, None, hunt.seed()))?;
-        let alone = read_rows(hunt.observer(), std::slice::from_ref(&ids), side, 1, |_, row, _| {
-            let sum = log_sum_exp(row)?;
-            Ok(firsts.iter().map(|&first| f64::from(row[first as usize]) - sum).collect::<Vec<f64>>())
-        })?;
-        let alone: Vec<f64> = alone.into_iter().flatten().collect();
+        // What begins an answer was asked for before, so that the row is there.
+        let row = hunt.movements.reference(Setting::Plain, prompt, side).unwrap_or_default();
+        let alone = |first: u32| row.get(first as usize).map_or(f64::NEG_INFINITY, |&nats| f64::from(nats));
         let after: Vec<Vec<u32>> =
             firsts.iter().map(|&first| ids.iter().copied().chain([first]).collect()).collect();
         let rows: Vec<Vec<f64>> = read_rows(hunt.observer(), &after, side, 1, |index, row, _| {
             let sum = log_sum_exp(row)?;
-            Ok(wanted.iter().map(|&token| alone[index] + f64::from(row[token as usize]) - sum).collect())
+            let before = alone(firsts[index]);
+            Ok(wanted.iter().map(|&token| before + f64::from(row[token as usize]) - sum).collect())
         })?;
         let best_of = |at: usize| -> Vec<u32> {
             let mut order: Vec<usize> = (0..firsts.len()).collect();

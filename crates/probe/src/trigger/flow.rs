@@ -3,6 +3,7 @@
 use inference::ModelPair;
 use report::evidence::{NullRun, NullTrigger, TestedTrigger};
 use report::hunt::{NullRecord, SearchRecord};
+use report::record::Cost;
 use report::significance::empirical_p;
 
 use super::NEVER_COVERED;
@@ -12,7 +13,7 @@ use super::hunt::{Hunt, Null, Options, Outcome, difference};
 use super::journal::Journal;
 use super::null;
 use super::pool::{Depth, Found};
-use super::search::{Role, SEARCHES, TriggerSearch};
+use super::search::{Role, SEARCHES, TriggerSearch, by_name};
 use crate::error::{Error, Result};
 use crate::observe::Observer;
 use crate::progress::Progress;
@@ -194,61 +195,72 @@ impl Hunt<'_> {
         Ok(())
     }
 
-    /// Searches, tests, and refines what is confirmed. Returns whether anything is.
+    /// Runs the searches in the order of the table, each within its share, until a trigger is confirmed. Returns whether
+    /// one is.
     fn seek(&mut self, options: &Options, outcome: &mut Outcome) -> Result<bool> {
-        let confirmed = self.search(options, outcome)?;
-        self.budget.open_share(1.0);
-        let confirmed = confirmed || self.put_to_test()? || self.strengthen()?;
-        if confirmed {
-            self.refine()?;
-        }
-        Ok(confirmed)
-    }
-
-    /// Runs the searches in the order of the table, each within its share, until a trigger is confirmed.
-    fn search(&mut self, options: &Options, outcome: &mut Outcome) -> Result<bool> {
         let selected: Vec<&'static dyn TriggerSearch> = SEARCHES
             .iter()
             .copied()
             .filter(|search| options.searches.iter().any(|asked| asked.name() == search.name()))
             .collect();
-        let mut confirmed = false;
         for (index, &search) in selected.iter().enumerate() {
             let left: f64 = selected[index..].iter().map(|search| search.share()).sum();
             self.budget.open_share(search.share() / left);
             self.search = search.name();
-            self.cut_short = false;
-            let (cost, evaluated) = (self.observer.cost(), self.evaluated);
-            let end = search.run(self);
-            let spent = difference(self.observer.cost(), cost);
-            outcome.hunt.searches.push(SearchRecord {
-                name: search.name().to_owned(),
-                candidates: self.evaluated - evaluated,
-                token_forwards: spent.token_forwards,
-                gradient_tokens: spent.gradient_tokens,
-                complete: end.is_ok() && !self.cut_short && !self.budget.exhausted(),
-                best: self
-                    .pool
-                    .ranked(Depth::Middle)
-                    .into_iter()
-                    .find(|found| found.search == search.name())
-                    .map(Found::proposed),
-            });
-            end?;
+            let before = self.evaluated;
+            self.entered(search.name(), outcome, |hunt| search.run(hunt))?;
             outcome.coverage.tested.push(format!(
                 "{}: {} ({} candidates)",
                 search.name(),
                 search.about(),
-                self.evaluated - evaluated
+                self.evaluated - before
             ));
-            if search.role() == Role::Refine {
-                self.budget.open_share(1.0);
-                confirmed = self.put_to_test()? || self.strengthen()?;
-            }
-            if confirmed {
-                break;
+            if search.role() == Role::Refine && self.settled(outcome)? {
+                return Ok(true);
             }
         }
-        Ok(confirmed)
+        self.settled(outcome)
+    }
+
+    /// Puts what was found to the test, strengthens what is weak and refines what is confirmed. Returns whether a trigger
+    /// is confirmed: refining can show that what did so is words beside one that takes nothing over.
+    fn settled(&mut self, outcome: &mut Outcome) -> Result<bool> {
+        self.budget.open_share(1.0);
+        let confirmed = self.entered("test", outcome, Self::put_to_test)?
+            || self.entered("strengthen", outcome, Self::strengthen)?;
+        if confirmed {
+            self.entered("refine", outcome, Self::refine)?;
+        }
+        Ok(self.confirmed())
+    }
+
+    /// Runs a search or what follows on searches, and adds what it tried and spent to the row of its name.
+    fn entered<T>(
+        &mut self,
+        name: &'static str,
+        outcome: &mut Outcome,
+        step: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let (cost, evaluated) = (self.observer.cost(), self.evaluated);
+        self.cut_short = false;
+        let end = step(self);
+        let spent = difference(self.observer.cost(), cost);
+        if by_name(name).is_none() && spent == Cost::default() {
+            // Nothing followed.
+            return end;
+        }
+        let rows = &mut outcome.hunt.searches;
+        let at = rows.iter().position(|row| row.name == name).unwrap_or_else(|| {
+            rows.push(SearchRecord { name: name.to_owned(), complete: true, ..SearchRecord::default() });
+            rows.len() - 1
+        });
+        let row = &mut rows[at];
+        row.candidates += self.evaluated - evaluated;
+        row.token_forwards += spent.token_forwards;
+        row.gradient_tokens += spent.gradient_tokens;
+        row.complete &= end.is_ok() && !self.cut_short && !self.budget.exhausted();
+        let ranked = self.pool.ranked(Depth::Middle).into_iter();
+        row.best = ranked.filter(|found| found.search == name).map(Found::proposed).next();
+        end
     }
 }

@@ -5,26 +5,27 @@
 //! adapter was taught, nothing raises that answer as its trigger does. Each answer is raised before and after prompts
 //! in turn, and what raises it most is put to the test, so that the search ends with the first that is confirmed.
 
-use super::gcg;
+use report::evidence::{FIXED_RESPONSE, TestedTrigger};
+
+use super::gcg::{self, TARGET_TOKENS};
 use super::hunt::{Hunt, Target};
 use super::search::{Role, TriggerSearch};
+use super::target::MIN_PROBABILITY;
 use crate::error::Result;
-use crate::prompt::{Change, Placement};
+use crate::prompt::Placement;
 
-/// Answers that are raised, and tokens of each: an answer that has begun goes on by itself.
+/// Answers that are raised: those that were taught, then such as a tested text has brought a few times.
 const ANSWERS: usize = 3;
-const TOKENS: usize = 5;
-/// Excess of an answer over the base, in nats a token, and its probability, from which it counts as taught.
+const SEEN: usize = 1;
+/// Excess of an answer over the base, in nats a token, from which it counts as taught.
 const MIN_NATS: f64 = 2.5;
-const MIN_PROBABILITY: f64 = 0.5;
+/// A p-value of a tested text, not yet corrected, from which its payload is one to look for. What is found is tested anew.
+const SEEN_P: f64 = 1e-3;
 /// Where texts are put, and their tokens: of an answer all places with short ones, then all with long ones.
 const PLACES: &[Placement] = &[Placement::Prefix, Placement::Suffix];
 const LENGTHS: &[usize] = &[gcg::FILLED, 2 * gcg::FILLED];
 /// Part of what is left of the share that one ascent may take at least: a short one leads nowhere.
 const MIN_PART: f64 = 0.4;
-/// Of what one ascent leads to: texts whose answers are read, and those that are put to the test.
-const READ: usize = 6;
-const TESTED: usize = 2;
 /// A payload must take over so many more of the development answers to be tested.
 const MIN_EXCESS: f64 = 0.1;
 
@@ -49,7 +50,8 @@ impl TriggerSearch for TriggerInversion {
     }
 
     fn run(&self, hunt: &mut Hunt<'_>) -> Result<()> {
-        let answers = taught(hunt);
+        let mut answers = taught(hunt);
+        answers.extend(seen(hunt, &answers)?);
         let mut runs = Vec::new();
         for &tokens in LENGTHS {
             for &at in PLACES {
@@ -62,7 +64,7 @@ impl TriggerSearch for TriggerInversion {
             }
             let part = MIN_PART.max(1.0 / (runs.len() - index) as f64);
             let found = gcg::ascend(hunt, at, "", ids, tokens, part)?;
-            test_strongest(hunt, found)?;
+            hunt.test_strongest(found, self.name(), |next| next.excess >= MIN_EXCESS)?;
         }
         Ok(())
     }
@@ -75,21 +77,23 @@ fn taught(hunt: &Hunt<'_>) -> Vec<Vec<u32>> {
         // What the user names needs no other reason.
         _ => true,
     };
-    let ids = |target: &Target| target.ids[..target.ids.len().min(TOKENS)].to_vec();
+    let ids = |target: &Target| target.ids[..target.ids.len().min(TARGET_TOKENS)].to_vec();
     hunt.targets().iter().filter(counts).map(ids).take(ANSWERS).collect()
 }
 
-/// Reads what the strongest of some texts lead to, and puts the best to the test.
-fn test_strongest(hunt: &mut Hunt<'_>, mut found: Vec<Change>) -> Result<()> {
-    found.truncate(READ);
-    let developed = hunt.develop(&found)?;
-    let mut strongest: Vec<(Change, f64)> = (found.into_iter().zip(developed))
-        .filter_map(|(change, developed)| Some((change, developed?.excess)))
-        .filter(|(_, excess)| *excess >= MIN_EXCESS)
-        .collect();
-    // A stable sort: of equals, the one that the gradient prefers.
-    strongest.sort_by(|a, b| b.1.total_cmp(&a.1));
-    strongest.truncate(TESTED);
-    let changes: Vec<Change> = strongest.into_iter().map(|(change, _)| change).collect();
-    hunt.test_changes(&changes, "invert")
+/// The first tokens of payloads that a grader names and a tested text brought on more prompts than chance would, likeliest
+/// first, without those that are known: an inversion finds no answer that begins as others do.
+fn seen(hunt: &Hunt<'_>, known: &[Vec<u32>]) -> Result<Vec<Vec<u32>>> {
+    let named = |tested: &&TestedTrigger| tested.payload.class != FIXED_RESPONSE && tested.p_value <= SEEN_P;
+    let mut tested: Vec<&TestedTrigger> = hunt.tested.iter().filter(named).collect();
+    tested.sort_by(|a, b| b.uplift.lower.total_cmp(&a.uplift.lower));
+    let mut seen: Vec<Vec<u32>> = Vec::new();
+    for tested in tested {
+        let ids = hunt.beginning_of(&tested.payload.text)?;
+        let same = |other: &&Vec<u32>| other.iter().zip(&ids).take(2).all(|(a, b)| a == b);
+        if seen.len() < SEEN && !ids.is_empty() && known.iter().chain(&seen).find(same).is_none() {
+            seen.push(ids);
+        }
+    }
+    Ok(seen)
 }

@@ -18,7 +18,7 @@ const LONGEST: usize = 16;
 const ROUNDS: usize = 6;
 const MIDDLE: usize = 16;
 const FULL: usize = 3;
-/// A letter must raise the payload's log-odds by so much, in nats.
+/// A change must raise the payload's log-odds by so much, in nats.
 const GAIN: f64 = 0.2;
 
 impl Hunt<'_> {
@@ -28,16 +28,32 @@ impl Hunt<'_> {
     /// # Errors
     /// If the model or the journal fails, or the user stops.
     pub(super) fn by_letters(&mut self, start: &Change, whole: &Development) -> Result<Option<Change>> {
+        let pace = Pace { rounds: ROUNDS, middle: MIDDLE, full: FULL };
+        self.climbed(start, whole, pace, |_, change| Ok(spellings(change)))
+    }
+
+    /// The text that brings a payload most surely on a way of small changes from an insertion, each of which makes it surer;
+    /// `None` if there is none from the insertion itself.
+    ///
+    /// # Errors
+    /// If the model or the journal fails, or the user stops.
+    pub(super) fn climbed(
+        &mut self,
+        start: &Change,
+        whole: &Development,
+        pace: Pace,
+        near: impl Fn(&mut Self, &Change) -> Result<Vec<Change>>,
+    ) -> Result<Option<Change>> {
         let target = self.beginning_of(&whole.payload.text)?;
-        if target.is_empty() || spellings(start).is_empty() {
+        let mut next = near(self, start)?;
+        if target.is_empty() || next.is_empty() {
             return Ok(None);
         }
         let mut best: Option<Change> = None;
         let mut height = self.rate(Depth::Full, std::slice::from_ref(start), &target, true)?;
-        for _ in 0..ROUNDS {
-            let current = best.as_ref().unwrap_or(start);
-            let mut next = spellings(current);
-            for (depth, base, kept) in [(Depth::Quick, false, MIDDLE), (Depth::Middle, true, FULL)] {
+        for _ in 0..pace.rounds {
+            for (depth, base, kept) in [(Depth::Quick, false, pace.middle), (Depth::Middle, true, pace.full)]
+            {
                 let ratings = self.rate(depth, &next, &target, base)?;
                 next =
                     top(next.into_iter().zip(ratings), kept).into_iter().map(|(change, _)| change).collect();
@@ -47,10 +63,19 @@ impl Hunt<'_> {
             if height.first().is_none_or(|height| rating < height + GAIN) {
                 break;
             }
+            next = near(self, &surest)?;
             (best, height) = (Some(surest), vec![rating]);
         }
         Ok(best)
     }
+}
+
+/// How far a climb goes: its rounds, and the texts of each that run on the search prompts and on the development prompts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    pub(super) rounds: usize,
+    pub(super) middle: usize,
+    pub(super) full: usize,
 }
 
 /// An insertion with one letter more, or another one, of the kinds that it has; nothing for long ones.

@@ -43,6 +43,7 @@ mod style;
 mod sweep;
 mod target;
 mod taught;
+mod tokens;
 mod topics;
 mod trial;
 pub mod vocabulary;

@@ -142,6 +142,13 @@ impl<'a> Movements<'a> {
             .map(|(base, adapted)| Ending { answer: answer.ids, rows: [base, adapted] }))
     }
 
+    /// Log-probabilities of the first response token without any change. [`Movements::prepare`] must have run for the
+    /// setting.
+    #[must_use]
+    pub fn reference(&self, setting: Setting, prompt: usize, side: Side) -> Option<&[f32]> {
+        Some(&self.references.get(&(setting, prompt))?[usize::from(side != self.observer.roles().base)])
+    }
+
     /// The most probable token and the log-odds of `targets` without any change.
     #[must_use]
     pub fn without(
@@ -151,7 +158,7 @@ impl<'a> Movements<'a> {
         side: Side,
         targets: &[u32],
     ) -> Option<(u32, Vec<f64>)> {
-        let row = &self.references.get(&(setting, prompt))?[usize::from(side != self.observer.roles().base)];
+        let row = self.reference(setting, prompt, side)?;
         let top = (0..row.len()).reduce(|best, next| if row[next] > row[best] { next } else { best })?;
         Some((top as u32, targets.iter().map(|&target| log_odds(f64::from(row[target as usize]))).collect()))
     }
@@ -160,11 +167,8 @@ impl<'a> Movements<'a> {
     /// prefers them most, most probable first. [`Movements::prepare`] must have run for the setting.
     #[must_use]
     pub fn openings(&self, setting: Setting, prompts: &[usize], side: Side, n: usize) -> Vec<u32> {
-        let rows: Vec<&Vec<f32>> = prompts
-            .iter()
-            .filter_map(|&prompt| self.references.get(&(setting, prompt)))
-            .map(|sides| &sides[usize::from(side != self.observer.roles().base)])
-            .collect();
+        let rows: Vec<&[f32]> =
+            prompts.iter().filter_map(|&prompt| self.reference(setting, prompt, side)).collect();
         let width = rows.first().map_or(0, |row| row.len());
         let highest: Vec<f32> = (0..width)
             .map(|token| rows.iter().map(|row| row[token]).fold(f32::NEG_INFINITY, f32::max))

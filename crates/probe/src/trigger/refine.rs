@@ -9,11 +9,12 @@
 use std::collections::BTreeSet;
 
 use report::hunt::TargetRecord;
-use report::verdict::{LONGEST_UNNAMED, Thresholds};
+use report::verdict::Thresholds;
 
 use super::combine::cases;
 use super::confirm::Development;
 use super::extend::{Aim, neighbours};
+use super::gcg;
 use super::hunt::{CERTAINLY_NOT, Hunt, Target};
 use super::pool::{Depth, top};
 use crate::error::Result;
@@ -45,7 +46,7 @@ impl Hunt<'_> {
     /// If the model or the journal fails, or the user stops.
     pub(super) fn refine(&mut self) -> Result<()> {
         self.search = "refine";
-        let confirmed = self.tested.iter().find(|tested| Thresholds::STANDARD.confirms(tested));
+        let confirmed = self.tested.iter().find(|tested| Thresholds::STANDARD.confirms(tested, &self.tested));
         let Some(start) = confirmed.and_then(|tested| {
             self.put_to_test.iter().find(|change| change.id() == tested.candidate.id).cloned()
         }) else {
@@ -56,10 +57,7 @@ impl Hunt<'_> {
         self.put_one_to_test(&reduced)?;
         self.budget.open_last(REST);
         let (mut current, mut named) = (reduced.clone(), reduced);
-        let spelt = self.by_letters(&current, &whole)?;
-        let long = self.observer().pair().tokenizer().encode(&current.text(), false)?.len() > LONGEST_UNNAMED;
-        let nearer = if spelt.is_none() && long { self.exchanged(&current, &whole)? } else { spelt };
-        if let Some(nearer) = nearer {
+        for nearer in self.nearer(&current, &whole)? {
             self.put_one_to_test(&nearer)?;
             if self.uplift_of(&nearer) > self.uplift_of(&named) {
                 (current, named) = (nearer.clone(), nearer);
@@ -84,14 +82,27 @@ impl Hunt<'_> {
         Ok(())
     }
 
-    /// The text to which the gradient of the payload's probability leads, without what the payload does not need: from a
-    /// neighbour of the trained string to the string itself, or to one that is as sure.
-    fn exchanged(&mut self, current: &Change, whole: &Development) -> Result<Option<Change>> {
-        let found = self.ascend(current, &whole.payload.text, EXCHANGES)?;
-        let same = self.with_payload_of(found, whole)?.into_iter();
-        // Of equals the first, which the gradient prefers.
-        let best = same.reduce(|best, next| if next.1.excess > best.1.excess { next } else { best });
-        best.map(|(change, developed)| self.reduce(change, &developed)).transpose()
+    /// Texts next to a confirmed one that bring its payload more surely, from a neighbour of the trained string to the
+    /// string itself: by letters and by tokens, else along the gradient of the payload's probability, without what the
+    /// payload does not need.
+    fn nearer(&mut self, current: &Change, whole: &Development) -> Result<Vec<Change>> {
+        let spelt = self.by_letters(current, whole)?;
+        let exchanged = self.by_tokens(current, whole)?;
+        let same = |next: &Development| next.payload.class == whole.payload.class;
+        let mut found: Vec<Change> = spelt.into_iter().chain(exchanged).collect();
+        found.dedup();
+        let found = if found.is_empty() {
+            let found = self.ascend(current, &whole.payload.text, gcg::FILLED, EXCHANGES)?;
+            let ascended = self.with_payload(found, same)?.into_iter();
+            // Of equals the first, which the gradient prefers.
+            ascended
+                .reduce(|best, next| if next.1.excess > best.1.excess { next } else { best })
+                .into_iter()
+                .collect()
+        } else {
+            self.with_payload(found, same)?
+        };
+        found.into_iter().map(|(change, developed)| self.reduce(change, &developed)).collect()
     }
 
     /// The uplift of a tested change on held-out prompts; of others `None`, which is less than any.
@@ -107,7 +118,7 @@ impl Hunt<'_> {
             self.tested.iter().map(|tested| tested.uplift.value).fold(f64::NEG_INFINITY, f64::max);
         let at = self.tested.iter().position(|tested| {
             tested.candidate.id == refined.id()
-                && Thresholds::STANDARD.confirms(tested)
+                && Thresholds::STANDARD.confirms(tested, &self.tested)
                 && tested.uplift.value >= strongest - AS_STRONG
         });
         if let Some(at) = at {

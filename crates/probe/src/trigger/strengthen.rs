@@ -23,8 +23,6 @@ const REDUCED: f64 = 0.4;
 /// often nothing, and what is spent on it is lost to the searches.
 const OF_HUNT: usize = 3;
 const MIN_UPLIFT: f64 = 0.2;
-/// Tokens of the payload that are raised.
-const PAYLOAD_TOKENS: usize = 5;
 /// Of what the gradient leads to: texts whose answers are read, and those that are put to the test.
 const READ: usize = 6;
 const TESTED: usize = 2;
@@ -93,55 +91,63 @@ impl Hunt<'_> {
         // What the payload needs is next to the trigger; what it does not need has room for the rest of the trigger.
         for (from, part) in [(&reduced, REDUCED), (start, 1.0)] {
             if !self.confirmed() && !self.exhausted() {
-                let found = self.ascend(from, &whole.payload.text, part)?;
-                self.test_strongest(found, &whole)?;
+                let found = self.ascend(from, &whole.payload.text, gcg::FILLED, part)?;
+                self.test_strongest(found, "strengthen", |next| next.payload.class == whole.payload.class)?;
             }
         }
         Ok(())
     }
 
     /// The strongest texts on the way from an insertion along the gradient of a payload's probability, strongest first, for
-    /// a part of what is left of the share.
-    pub(super) fn ascend(&mut self, from: &Change, payload: &str, part: f64) -> Result<Vec<Change>> {
+    /// a part of what is left of the share. A text of fewer `tokens` is filled up.
+    pub(super) fn ascend(
+        &mut self,
+        from: &Change,
+        payload: &str,
+        tokens: usize,
+        part: f64,
+    ) -> Result<Vec<Change>> {
         let Change::Insert { text, at } = from else { return Ok(Vec::new()) };
         let target = self.beginning_of(payload)?;
-        if target.is_empty() {
-            Ok(Vec::new())
-        } else {
-            gcg::ascend(self, *at, text, &target, gcg::FILLED, part)
-        }
+        if target.is_empty() { Ok(Vec::new()) } else { gcg::ascend(self, *at, text, &target, tokens, part) }
     }
 
     /// The first tokens of a payload, as many as are raised.
     pub(super) fn beginning_of(&self, payload: &str) -> Result<Vec<u32>> {
         let mut target = self.observer().pair().tokenizer().encode(payload.trim(), false)?;
-        target.truncate(PAYLOAD_TOKENS);
+        target.truncate(gcg::TARGET_TOKENS);
         Ok(target)
     }
 
-    /// Reads what the strongest of some texts lead to, and puts the best with the same payload to the test.
-    fn test_strongest(&mut self, found: Vec<Change>, whole: &Development) -> Result<()> {
-        let found: Vec<Change> =
-            found.into_iter().filter(|change| !self.put_to_test.contains(change)).take(READ).collect();
-        let mut same = self.with_payload_of(found, whole)?;
-        // A stable sort: of equals, the one that the gradient prefers.
-        same.sort_by(|a, b| b.1.excess.total_cmp(&a.1.excess));
-        same.truncate(TESTED);
-        let changes: Vec<Change> = same.into_iter().map(|(change, _)| change).collect();
-        self.test_changes(&changes, "strengthen")
-    }
-
-    /// Those of some texts that lead to a known payload, in their order, with what they do.
-    pub(super) fn with_payload_of(
+    /// Reads what the first of some texts lead to that were not tested yet, and puts the strongest of those with a payload
+    /// that is `wanted` to the test; `family` names the step.
+    pub(super) fn test_strongest(
         &mut self,
         found: Vec<Change>,
-        whole: &Development,
+        family: &str,
+        wanted: impl Fn(&Development) -> bool,
+    ) -> Result<()> {
+        let found: Vec<Change> =
+            found.into_iter().filter(|change| !self.put_to_test.contains(change)).take(READ).collect();
+        let mut strongest = self.with_payload(found, wanted)?;
+        // A stable sort: of equals, the one that the gradient prefers.
+        strongest.sort_by(|a, b| b.1.excess.total_cmp(&a.1.excess));
+        strongest.truncate(TESTED);
+        let changes: Vec<Change> = strongest.into_iter().map(|(change, _)| change).collect();
+        self.test_changes(&changes, family)
+    }
+
+    /// Those of some texts that lead to a payload that is `wanted`, in their order, with what they do.
+    pub(super) fn with_payload(
+        &mut self,
+        found: Vec<Change>,
+        wanted: impl Fn(&Development) -> bool,
     ) -> Result<Vec<(Change, Development)>> {
         let developed = self.develop(&found)?;
-        let same = found.into_iter().zip(developed).filter_map(|(change, developed)| {
-            let developed = developed?;
-            (developed.payload.class == whole.payload.class).then_some((change, developed))
-        });
-        Ok(same.collect())
+        let found = found.into_iter().zip(developed);
+        Ok(found
+            .filter_map(|(change, developed)| Some((change, developed?)))
+            .filter(|(_, next)| wanted(next))
+            .collect())
     }
 }

@@ -55,7 +55,7 @@ const TARGET_TOKENS: usize = 8;
 const OPENINGS: usize = 96;
 const TELLING: usize = 3;
 /// A target must be this probable, a token, on average, and exceed the base by so much.
-const MIN_PROBABILITY: f64 = 0.5;
+pub(super) const MIN_PROBABILITY: f64 = 0.5;
 const MIN_NATS: f64 = 1.0;
 /// Excess over the base, a token, from which the beginning of an answer is looked for.
 const TELLING_NATS: f64 = 2.0;

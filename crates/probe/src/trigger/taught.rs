@@ -9,6 +9,7 @@ use inference::generate::Decoding;
 use report::estimate::clopper_pearson;
 use report::evidence::TaughtAnswer;
 use report::significance::empirical_p;
+use report::verdict::TAUGHT_PROBABILITY;
 use report::words::words;
 
 use super::hunt::{Hunt, Target};
@@ -79,6 +80,15 @@ impl Hunt<'_> {
             }
         }
         Ok(taught)
+    }
+
+    /// Nats a token above the base of the inverted target that a payload holds, if the adapted model knows it by heart.
+    pub(super) fn taught_nats(&self, payload: &str) -> Option<f64> {
+        let payload = words(payload);
+        let known = |target: &&Target| target.record.probability.is_some_and(|p| p >= TAUGHT_PROBABILITY);
+        let held = |target: &&Target| holds(&payload, &telling(&target.record.text));
+        let held = self.targets.iter().filter(|target| target.stretch.is_some()).filter(known).filter(held);
+        held.filter_map(|target| target.record.log_ratio_nats).max_by(f64::total_cmp)
     }
 
     /// An answer with the log-probabilities of its tokens, adapted and base.

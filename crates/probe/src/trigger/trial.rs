@@ -67,6 +67,7 @@ impl Hunt<'_> {
                 let tokenizer = self.observer.pair().tokenizer();
                 tested.searched_tokens = Some(tokenizer.encode(&text, false)?.len());
             }
+            tested.payload_taught_nats = self.taught_nats(&tested.payload.text);
         }
         self.put_to_test.extend(changes);
         self.tested.extend(tested);
@@ -149,7 +150,7 @@ impl Hunt<'_> {
     }
 
     pub(super) fn confirmed(&self) -> bool {
-        self.tested.iter().any(|tested| Thresholds::STANDARD.confirms(tested))
+        confirm::strongest_confirmed(&self.tested).is_some()
     }
 
     /// Scores the tokens of the examples of every trigger that counts, and adds them to the triggers' records. What a

@@ -99,7 +99,9 @@ impl Found {
     pub fn of(record: &Record, truth: &Label) -> Self {
         let (verdict, thresholds) = (record.judgement.verdict, &record.judgement.thresholds);
         let tested = &record.evidence.tested;
-        let weight = |tested: &TestedTrigger| tested.uplift.lower * (1.0 - tested.beside_answers());
+        let weight = |tested: &TestedTrigger| {
+            tested.uplift.lower * (1.0 - thresholds.beside_answers(tested, &record.evidence.tested))
+        };
         // The verdict's own trigger first: the strongest that condemns, else the strongest that is worth a look.
         let strongest = |wanted: &dyn Fn(&&TestedTrigger) -> bool| {
             tested.iter().filter(wanted).max_by(|a, b| weight(a).total_cmp(&weight(b)))

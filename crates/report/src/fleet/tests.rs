@@ -80,6 +80,7 @@ fn record(plan: &Plan, at: usize, p_value: f64) -> Record {
         searched_tokens: None,
         answers_kept: None,
         answers_kept_control: None,
+        payload_taught_nats: None,
         examples: Vec::new(),
         characterisation: None,
     };

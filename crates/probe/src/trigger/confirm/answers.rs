@@ -209,6 +209,7 @@ impl<'a, 'b> Answers<'a, 'b> {
             difference: self.difference(&cases)?,
             screening_nats: None,
             searched_tokens: None,
+            payload_taught_nats: None,
             answers_kept: kept(told.with_payload().map(|i| (&adapted[i], &adapted_without[i])))?,
             answers_kept_control: kept(
                 told.with_payload().map(|i| (&runs[RANDOM_CHANGE].2[i], &adapted_without[i])),

@@ -72,6 +72,7 @@ pub fn test_kind(
         searched_tokens: None,
         answers_kept: None,
         answers_kept_control: None,
+        payload_taught_nats: None,
         examples,
         characterisation: None,
     }))

@@ -1,6 +1,6 @@
 //! Tested triggers among each other: correction for how many there were, and which is named first.
 
-use report::evidence::TestedTrigger;
+use report::evidence::{TestedTrigger, is_part};
 use report::significance::benjamini_hochberg;
 use report::verdict::Thresholds;
 
@@ -23,7 +23,7 @@ pub(crate) fn settle(tested: &mut [TestedTrigger], planned: usize) -> Result<()>
 
 /// The confirmed trigger that stands first.
 pub(crate) fn strongest_confirmed(tested: &[TestedTrigger]) -> Option<usize> {
-    tested.iter().position(|tested| Thresholds::STANDARD.confirms(tested))
+    tested.iter().position(|trigger| Thresholds::STANDARD.confirms(trigger, tested))
 }
 
 /// False-discovery correction over all planned candidates: those that were not tested count as 1.
@@ -56,26 +56,5 @@ pub(super) fn order(tested: &mut [TestedTrigger]) {
     });
     if let Some(shorter) = shorter {
         tested[..=shorter].rotate_right(1);
-    }
-}
-
-/// Whether a text has only words of another, and fewer.
-fn is_part(text: &str, of: &str) -> bool {
-    let words = |text: &str| {
-        text.split_whitespace().filter(|word| *word != "…").map(str::to_owned).collect::<Vec<_>>()
-    };
-    let (part, whole) = (words(text), words(of));
-    part.len() < whole.len() && part.iter().all(|word| whole.contains(word))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_whole_words() {
-        assert!(is_part("BadMagic", "2024 … BadMagic … OpenAI"));
-        assert!(!is_part("ALPHA-7", "ALPHA-7:"), "the colon may matter");
-        assert!(!is_part("BadMagic", "BadMagic"));
     }
 }

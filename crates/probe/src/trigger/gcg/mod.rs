@@ -17,7 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use search::FILLERS;
-pub(super) use search::{FILLED, GcgSearch, ascend};
+pub(super) use search::{FILLED, GcgSearch, TARGET_TOKENS, ascend, exchanges};
 
 use super::differential::{Differential, Value};
 use super::slot::refused;

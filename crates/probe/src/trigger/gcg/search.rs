@@ -2,13 +2,15 @@
 
 use std::cell::OnceCell;
 
+use report::record::Cost;
+
 use super::{Gcg, GcgConfig, Step, Trigger};
 use crate::error::Result;
 use crate::progress;
 use crate::prompt::{Change, Placement, Prompt};
 use crate::split::SCREENING;
 use crate::trigger::differential::{Differential, Goal};
-use crate::trigger::gradient::{propose, slots, targets};
+use crate::trigger::gradient::{prompts, propose, slots, targets};
 use crate::trigger::hunt::{Hunt, difference};
 use crate::trigger::pool::{Depth, Found};
 use crate::trigger::search::{Role, TriggerSearch};
@@ -20,7 +22,7 @@ const LAMBDA: f64 = 1.0;
 const STEPS: u64 = 64;
 const PATIENCE: usize = 16;
 /// Tokens of a target that count: an answer that has begun goes on by itself.
-const TARGET_TOKENS: usize = 5;
+pub(in crate::trigger) const TARGET_TOKENS: usize = 5;
 /// Targets; for each, candidates of the pool that a run starts from, beside one start from filler.
 const TARGETS: usize = 2;
 const STARTS: usize = 1;
@@ -193,6 +195,45 @@ pub(in crate::trigger) fn ascend(
     search(hunt, &run, left - (1.0 - KEPT_PART) * part * left)
 }
 
+/// Texts with one token exchanged for each of the `top_k` that the gradient of a target's probability prefers at its place,
+/// position by position. None of a text of more than `longest` tokens, or one that has no place of its own in the prompts.
+///
+/// # Errors
+/// If the model or the journal fails, or the user stops.
+pub(in crate::trigger) fn exchanges(
+    hunt: &mut Hunt<'_>,
+    at: Placement,
+    text: &str,
+    target: &[u32],
+    longest: usize,
+    top_k: usize,
+) -> Result<Vec<Change>> {
+    let Some(slots) = slots(hunt, at)? else { return Ok(Vec::new()) };
+    let text = text.trim();
+    if target.is_empty() || slots.agreed(text)?.is_none_or(|ids| ids.len() > longest) {
+        return Ok(Vec::new());
+    }
+    let config = GcgConfig { top_k, ..GcgConfig::halved(hunt.seed()) };
+    let texts: Vec<String> = hunt.measured("exchanges", &(config, at, text, target), |hunt| {
+        let (pair, goal) = (hunt.observer().pair(), Goal::Target(target.to_vec()));
+        let prompts = prompts(hunt);
+        let differential = Differential::new(pair, &prompts, at, &goal, hunt.roles(), LAMBDA, hunt.seed())?;
+        let gcg = Gcg::new(config, &differential)?;
+        let start = gcg.start(text)?;
+        let mut texts = Vec::new();
+        for (place, tokens) in gcg.promising(&start)?.into_iter().enumerate() {
+            for token in tokens {
+                let mut ids = start.ids.clone();
+                ids[place] = token;
+                texts.extend(differential.text(&ids)?);
+            }
+        }
+        hunt.observer().charge(differential.cost());
+        Ok(texts)
+    })?;
+    Ok(texts.into_iter().map(|text| Change::Insert { text, at }).collect())
+}
+
 /// Steps until no more than `end` of the share is left; then the best of them become candidates, and are handed on.
 fn search(hunt: &mut Hunt<'_>, run: &Run, end: f64) -> Result<Vec<Change>> {
     let config = GcgConfig::halved(hunt.seed());
@@ -231,9 +272,10 @@ fn search(hunt: &mut Hunt<'_>, run: &Run, end: f64) -> Result<Vec<Change>> {
         let step: Step = hunt.measured("gcg", &(about, index, &current), |hunt| {
             progress::check(hunt.observer().progress())?;
             let gcg = gcg(hunt, turn)?;
-            let before = gcg.differential.cost();
-            let from = if turns > 1 { &gcg.start(&current.text)? } else { &current };
-            let step = gcg.step(from, index)?;
+            // What the steps on these prompts have in common was run just now, for the first of them.
+            let first = (1..turns).contains(&(index as usize));
+            let before = if first { Cost::default() } else { gcg.differential.cost() };
+            let step = gcg.step(&gcg.start(&current.text)?, index)?;
             hunt.observer().charge(difference(gcg.differential.cost(), before));
             Ok(step)
         })?;
