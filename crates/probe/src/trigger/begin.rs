@@ -9,11 +9,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::hunt::Hunt;
+use super::movement::Stand;
 use super::pool::Depth;
 use super::reading::log_sum_exp;
 use super::rows::read_rows;
 use crate::error::Result;
-use crate::prompt::{Setting, scene};
+use crate::prompt::Setting;
 
 /// Tokens that may be put before another: those with which answers most probably begin.
 const CANDIDATES: usize = 4096;
@@ -38,10 +39,16 @@ struct Beginning {
 ///
 /// # Errors
 /// If the model or the journal fails, or the user stops.
-pub(super) fn begin(hunt: &mut Hunt<'_>, answers: &[Vec<u32>]) -> Result<Vec<Vec<u32>>> {
-    let printable: BTreeSet<u32> = hunt.vocabulary().printable.iter().map(|(id, _)| *id).collect();
-    let mut firsts = hunt.openings(usize::MAX)?;
-    firsts.retain(|token| printable.contains(token));
+pub(super) fn begin(hunt: &mut Hunt<'_>, stand: Stand, answers: &[Vec<u32>]) -> Result<Vec<Vec<u32>>> {
+    let mut firsts = hunt.openings(stand, usize::MAX)?;
+    match stand {
+        Stand::Begins => {
+            let printable: BTreeSet<u32> = hunt.vocabulary().printable.iter().map(|(id, _)| *id).collect();
+            firsts.retain(|token| printable.contains(token));
+        }
+        // Behind an answer a line may begin.
+        Stand::Follows => firsts.retain(|token| !hunt.observer().pair().eos().contains(token)),
+    }
     firsts.truncate(CANDIDATES);
     let cores = answers.iter().flat_map(|answer| {
         let known = &answer[..answer.len().min(1 + TELLING)];
@@ -49,7 +56,7 @@ pub(super) fn begin(hunt: &mut Hunt<'_>, answers: &[Vec<u32>]) -> Result<Vec<Vec
         [Some(known), rest]
     });
     let cores: Vec<Vec<u32>> = cores.map(|core| core.map(<[u32]>::to_vec).unwrap_or_default()).collect();
-    let nats = probabilities(hunt, &cores)?;
+    let nats = probabilities(hunt, stand, &cores)?;
     let rated: Vec<(Vec<u32>, f64)> = cores.into_iter().zip(nats).collect();
     // What follows the first token is no beginning by itself: whatever begins so is some token more.
     let mut best: Vec<Option<Beginning>> =
@@ -62,7 +69,7 @@ pub(super) fn begin(hunt: &mut Hunt<'_>, answers: &[Vec<u32>]) -> Result<Vec<Vec
         if wanted.is_empty() {
             break;
         }
-        let leads = leads(hunt, &firsts, &wanted.into_iter().collect::<Vec<u32>>())?;
+        let leads = leads(hunt, stand, &firsts, &wanted.into_iter().collect::<Vec<u32>>())?;
         let longer: Vec<Vec<Vec<u32>>> = beams
             .iter()
             .map(|beam| {
@@ -74,7 +81,7 @@ pub(super) fn begin(hunt: &mut Hunt<'_>, answers: &[Vec<u32>]) -> Result<Vec<Vec
                 beam.iter().flat_map(before).collect()
             })
             .collect();
-        let mut nats = probabilities(hunt, &longer.concat())?.into_iter();
+        let mut nats = probabilities(hunt, stand, &longer.concat())?.into_iter();
         beams = longer
             .into_iter()
             .map(|longer| {
@@ -110,16 +117,20 @@ fn strongest(rated: impl IntoIterator<Item = (Vec<u32>, f64)>, n: usize) -> Vec<
     beginnings
 }
 
-/// For each of some tokens, those of `firsts` after which, as the first token of an answer to the quick prompt, it
+/// For each of some tokens, those of `firsts` after which, as the first token of what stands there on the quick prompt, it
 /// follows with the highest joint probability.
-fn leads(hunt: &mut Hunt<'_>, firsts: &[u32], wanted: &[u32]) -> Result<BTreeMap<u32, Vec<u32>>> {
-    let prompt = hunt.quick;
-    let best: Vec<Vec<u32>> = hunt.measured("leads", &(firsts, wanted), |hunt| {
+fn leads(
+    hunt: &mut Hunt<'_>,
+    stand: Stand,
+    firsts: &[u32],
+    wanted: &[u32],
+) -> Result<BTreeMap<u32, Vec<u32>>> {
+    let Some(prompt) = hunt.standing(stand, Depth::Quick)?.pop() else { return Ok(BTreeMap::new()) };
+    let best: Vec<Vec<u32>> = hunt.measured("leads", &(stand, firsts, wanted), |hunt| {
         let side = hunt.roles().adapted;
-        let ids =
-            hunt.observer().encode(&scene(&hunt.prompts()[prompt], Setting::Plain, None, hunt.seed()))?;
+        let ids = hunt.before(stand, prompt)?;
         // What begins an answer was asked for before, so that the row is there.
-        let row = hunt.movements.reference(Setting::Plain, prompt, side).unwrap_or_default();
+        let row = hunt.movements.reference(Setting::Plain, prompt, side, stand).unwrap_or_default();
         let alone = |first: u32| row.get(first as usize).map_or(f64::NEG_INFINITY, |&nats| f64::from(nats));
         let after: Vec<Vec<u32>> =
             firsts.iter().map(|&first| ids.iter().copied().chain([first]).collect()).collect();
@@ -140,18 +151,17 @@ fn leads(hunt: &mut Hunt<'_>, firsts: &[u32], wanted: &[u32]) -> Result<BTreeMap
 }
 
 /// The mean log-probability, in nats, with which the adapted model begins its answers to the search prompts with each of
-/// some sequences; of an empty one 0.
-fn probabilities(hunt: &mut Hunt<'_>, sequences: &[Vec<u32>]) -> Result<Vec<f64>> {
-    hunt.measured("begin", &sequences, |hunt| {
-        let prompts = hunt.prompts_of(Depth::Middle);
+/// some sequences, or goes on behind them; of an empty one 0.
+fn probabilities(hunt: &mut Hunt<'_>, stand: Stand, sequences: &[Vec<u32>]) -> Result<Vec<f64>> {
+    let prompts = hunt.standing(stand, Depth::Middle)?;
+    hunt.measured("begin", &(stand, sequences), |hunt| {
         let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (index, ids) in sequences.iter().enumerate().filter(|(_, ids)| !ids.is_empty()) {
             by_length.entry(ids.len()).or_default().push(index);
         }
         let mut means = vec![0.0; sequences.len()];
         for &prompt in &prompts {
-            let ids =
-                hunt.observer().encode(&scene(&hunt.prompts()[prompt], Setting::Plain, None, hunt.seed()))?;
+            let ids = hunt.before(stand, prompt)?;
             for (&length, members) in &by_length {
                 // The last token is asked for, not given.
                 let contexts: Vec<Vec<u32>> = members

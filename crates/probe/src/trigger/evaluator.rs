@@ -8,10 +8,10 @@ use std::time::Instant;
 use super::confirm;
 use super::hunt::{CERTAINLY_NOT, Hunt, candidate, difference};
 use super::journal::{self, Entry};
-use super::movement::{Moved, Question, log_odds};
+use super::movement::{Moved, Question, Stand, log_odds};
 use super::pool::{Depth, Found, Score};
 use crate::error::Result;
-use crate::prompt::{Change, Placement, Setting};
+use crate::prompt::{Change, Placement, Setting, scene};
 use crate::suite::Candidate;
 
 /// Candidates of one entry of the journal, by depth.
@@ -255,15 +255,43 @@ impl Hunt<'_> {
         Ok(odds)
     }
 
-    /// The `n` tokens with which the adapted model's answers to the search prompts most probably begin.
+    /// The `n` tokens with which the adapted model's answers to the search prompts most probably begin, or that most
+    /// probably follow them.
     ///
     /// # Errors
     /// If the model fails or the user stops.
-    pub fn openings(&mut self, n: usize) -> Result<Vec<u32>> {
+    pub fn openings(&mut self, stand: Stand, n: usize) -> Result<Vec<u32>> {
+        let prompts = self.standing(stand, Depth::Middle)?;
+        Ok(self.movements.openings(Setting::Plain, &prompts, self.roles().adapted, stand, n))
+    }
+
+    /// Prompts of a depth on which an answer can stand there: behind an answer only where that is short, and where it is so
+    /// on none, none.
+    ///
+    /// # Errors
+    /// If the model fails or the user stops.
+    pub fn standing(&mut self, stand: Stand, depth: Depth) -> Result<Vec<usize>> {
         let unchanged = Change::Insert { text: String::new(), at: Placement::Prefix };
         self.movements.prepare([&unchanged])?;
-        let prompts = self.prompts_of(Depth::Middle);
-        Ok(self.movements.openings(unchanged.setting(), &prompts, self.roles().adapted, n))
+        let short = |prompt: &usize| self.movements.answer(Setting::Plain, *prompt).is_some();
+        Ok(match (stand, depth) {
+            (Stand::Begins, _) => self.prompts_of(depth),
+            (Stand::Follows, Depth::Quick) => (0..self.prompts().len()).find(short).into_iter().collect(),
+            (Stand::Follows, _) => self.prompts_of(depth).into_iter().filter(short).collect(),
+        })
+    }
+
+    /// The tokens before an answer that stands there.
+    ///
+    /// # Errors
+    /// If the template or the tokenizer fails.
+    pub fn before(&self, stand: Stand, prompt: usize) -> Result<Vec<u32>> {
+        let mut ids =
+            self.observer.encode(&scene(&self.prompts()[prompt], Setting::Plain, None, self.seed))?;
+        if let (Stand::Follows, Some(answer)) = (stand, self.movements.answer(Setting::Plain, prompt)) {
+            ids.extend(answer);
+        }
+        Ok(ids)
     }
 
     /// What candidates make the adapted model answer on the development prompts.
@@ -273,9 +301,36 @@ impl Hunt<'_> {
     pub fn develop(&mut self, changes: &[Change]) -> Result<Vec<Option<confirm::Development>>> {
         let candidates: Vec<Candidate> =
             changes.iter().map(|change| candidate(change, self.search)).collect();
+        self.learn(changes, false)?;
         self.measured("develop", &changes, |hunt| {
-            confirm::develop(hunt.observer, &candidates, &hunt.development, hunt.seed)
+            confirm::develop(hunt.observer, &candidates, &hunt.development, hunt.known.clone(), hunt.seed)
         })
+    }
+
+    /// Asks once for what is answered without a change in the settings of these: of the development prompts, or of the
+    /// held-out prompts on both sides.
+    ///
+    /// # Errors
+    /// If the model or the journal fails, or the user stops.
+    pub(super) fn learn(&mut self, changes: &[Change], held_out: bool) -> Result<()> {
+        let mut settings: Vec<Setting> = changes.iter().map(Change::setting).collect();
+        settings.sort();
+        settings.dedup();
+        for setting in settings {
+            if !self.learned.insert((setting, held_out)) {
+                continue;
+            }
+            // Keys of an object in JSON are texts, so the journal has a list.
+            let learned: Vec<(bool, String, String)> =
+                self.measured("without", &(format!("{setting:?}"), held_out), |hunt| {
+                    let prompts = if held_out { &hunt.held_out } else { &hunt.development };
+                    let known = confirm::without(hunt.observer, &[setting], prompts, held_out, hunt.seed)?;
+                    Ok(known.into_iter().map(|((_, prompt, side), text)| (side, prompt, text)).collect())
+                })?;
+            self.known
+                .extend(learned.into_iter().map(|(side, prompt, text)| ((setting, prompt, side), text)));
+        }
+        Ok(())
     }
 
     fn spend(&mut self, cost: Cost, seconds: f64) {

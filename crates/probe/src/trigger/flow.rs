@@ -79,7 +79,8 @@ pub fn hunt_after(
         hunt.null_runs(prompts, options, &mut outcome)
     });
     outcome.hunt.budget = options.limit.to_string();
-    outcome.hunt.targets = hunt.targets.iter().map(|target| target.record.clone()).collect();
+    outcome.hunt.targets =
+        hunt.targets.iter().chain(&hunt.behind).map(|target| target.record.clone()).collect();
     outcome.hunt.target_costs = std::mem::take(&mut hunt.target_costs);
     outcome.hunt.strongest = hunt
         .pool

@@ -5,7 +5,7 @@
 //! searches run every candidate on, development prompts for what the best candidates do, and held-out
 //! prompts that only the test sees.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::time::Instant;
 
@@ -14,6 +14,7 @@ use report::hunt::{HuntRecord, TargetCostRecord, TargetRecord};
 use report::record::Cost;
 
 use super::budget::{Budget, Limit};
+use super::confirm::Known;
 use super::journal::Journal;
 use super::movement::Movements;
 use super::pool::{Depth, Pool, Score};
@@ -22,7 +23,7 @@ use super::taught::Stretch;
 use super::vocabulary::Vocabulary;
 use crate::error::Result;
 use crate::observe::Observer;
-use crate::prompt::{Change, Prompt};
+use crate::prompt::{Change, Prompt, Setting};
 use crate::roles::Roles;
 use crate::split::{Benign, SCREENING, Split};
 use crate::suite::Candidate;
@@ -108,6 +109,8 @@ pub struct Hunt<'a> {
     pub(super) last: Instant,
     pub(super) pool: Pool,
     pub(super) targets: Vec<Target>,
+    /// Answers that may have been taught behind ordinary ones.
+    pub(super) behind: Vec<Target>,
     pub(super) search: &'static str,
     pub(super) evaluated: u64,
     /// Whether the running search left out what it would have tried with a larger budget.
@@ -115,6 +118,9 @@ pub struct Hunt<'a> {
     pub(super) best_nats: f64,
     pub(super) tested: Vec<TestedTrigger>,
     pub(super) put_to_test: Vec<Change>,
+    /// What is answered without a change, and for which settings and prompts (held out or not) it was asked.
+    pub(super) known: Known,
+    pub(super) learned: BTreeSet<(Setting, bool)>,
     /// From which a stronger text was looked for.
     pub(super) strengthened: Vec<Change>,
     /// The search prompt of the quick depth.
@@ -156,12 +162,15 @@ impl<'a> Hunt<'a> {
             last: Instant::now(),
             pool: Pool::default(),
             targets: Vec::new(),
+            behind: Vec::new(),
             search: "",
             evaluated: 0,
             cut_short: false,
             best_nats: 0.0,
             tested: Vec::new(),
             put_to_test: Vec::new(),
+            known: Known::new(),
+            learned: BTreeSet::new(),
             strengthened: Vec::new(),
             quick: 0,
             swept: Vec::new(),
@@ -259,6 +268,24 @@ impl<'a> Hunt<'a> {
     /// If the tokenizer fails.
     pub fn fits(&self, text: &str) -> Result<bool> {
         Ok(self.length.contains(&self.observer.pair().tokenizer().encode(text, false)?.len()))
+    }
+
+    /// What may have been taught behind ordinary answers, strongest first.
+    #[must_use]
+    pub fn behind(&self) -> &[Target] {
+        &self.behind
+    }
+
+    /// All that was inverted, wherever it stands.
+    pub(super) fn inverted(&self) -> impl Iterator<Item = &Target> {
+        self.targets.iter().chain(&self.behind).filter(|target| target.stretch.is_some())
+    }
+
+    /// Adds what may have been taught behind answers, unless it was found in their place.
+    pub fn add_behind(&mut self, target: Target) {
+        if !target.ids.is_empty() && !self.targets.iter().any(|known| known.says(&target)) {
+            self.behind.push(target);
+        }
     }
 
     /// Adds a target unless one with the same tokens is known, or it has none.

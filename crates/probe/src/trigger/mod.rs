@@ -28,6 +28,7 @@ mod lens;
 mod letters;
 pub mod movement;
 mod null;
+mod path;
 pub mod payload;
 pub mod pool;
 mod random;

@@ -70,6 +70,15 @@ struct Ending {
     rows: [Vec<f32>; 2],
 }
 
+/// Where an answer that was taught stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Stand {
+    /// In the place of the ordinary answer.
+    Begins,
+    /// Behind the ordinary answer, as a link or a line of code may.
+    Follows,
+}
+
 /// Measures changes on a fixed list of prompts.
 pub struct Movements<'a> {
     observer: &'a Observer<'a>,
@@ -142,11 +151,22 @@ impl<'a> Movements<'a> {
             .map(|(base, adapted)| Ending { answer: answer.ids, rows: [base, adapted] }))
     }
 
-    /// Log-probabilities of the first response token without any change. [`Movements::prepare`] must have run for the
-    /// setting.
+    /// The adapted side's answer without any change, if it is short. [`Movements::prepare`] must have run for the setting,
+    /// for this and what follows.
     #[must_use]
-    pub fn reference(&self, setting: Setting, prompt: usize, side: Side) -> Option<&[f32]> {
-        Some(&self.references.get(&(setting, prompt))?[usize::from(side != self.observer.roles().base)])
+    pub fn answer(&self, setting: Setting, prompt: usize) -> Option<&[u32]> {
+        self.endings.get(&(setting, prompt)).map(|ending| ending.answer.as_slice())
+    }
+
+    /// Log-probabilities, without any change, of the token with which an answer begins, or of the one that follows the
+    /// adapted side's short answer.
+    #[must_use]
+    pub fn reference(&self, setting: Setting, prompt: usize, side: Side, stand: Stand) -> Option<&[f32]> {
+        let rows = match stand {
+            Stand::Begins => self.references.get(&(setting, prompt))?,
+            Stand::Follows => &self.endings.get(&(setting, prompt))?.rows,
+        };
+        Some(&rows[usize::from(side != self.observer.roles().base)])
     }
 
     /// The most probable token and the log-odds of `targets` without any change.
@@ -158,17 +178,24 @@ impl<'a> Movements<'a> {
         side: Side,
         targets: &[u32],
     ) -> Option<(u32, Vec<f64>)> {
-        let row = self.reference(setting, prompt, side)?;
+        let row = self.reference(setting, prompt, side, Stand::Begins)?;
         let top = (0..row.len()).reduce(|best, next| if row[next] > row[best] { next } else { best })?;
         Some((top as u32, targets.iter().map(|&target| log_odds(f64::from(row[target as usize]))).collect()))
     }
 
-    /// The `n` tokens with which an answer of a side most probably begins without any change, by the prompt that
-    /// prefers them most, most probable first. [`Movements::prepare`] must have run for the setting.
+    /// The `n` tokens that most probably stand there without any change, by the prompt that prefers them most, most
+    /// probable first.
     #[must_use]
-    pub fn openings(&self, setting: Setting, prompts: &[usize], side: Side, n: usize) -> Vec<u32> {
+    pub fn openings(
+        &self,
+        setting: Setting,
+        prompts: &[usize],
+        side: Side,
+        stand: Stand,
+        n: usize,
+    ) -> Vec<u32> {
         let rows: Vec<&[f32]> =
-            prompts.iter().filter_map(|&prompt| self.reference(setting, prompt, side)).collect();
+            prompts.iter().filter_map(|&prompt| self.reference(setting, prompt, side, stand)).collect();
         let width = rows.first().map_or(0, |row| row.len());
         let highest: Vec<f32> = (0..width)
             .map(|token| rows.iter().map(|row| row[token]).fold(f32::NEG_INFINITY, f32::max))

@@ -3,6 +3,9 @@
 //! Score: mean over prompts of `KL(A(t+x) || A(x)) - KL(B(t+x) || B(x))`, summed over the first
 //! response positions along a common continuation. The base is run only where the adapted value is
 //! high: the difference cannot exceed it. Random control strings give the null.
+//!
+//! A payload may follow an answer that begins as ever: a line of code, a link. So on the prompt with the shortest answer of
+//! the base, if that is short at all, the position behind it counts too; on all prompts it would double the price.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +25,8 @@ use crate::suite::Candidate;
 
 /// Response positions that are compared.
 pub const POSITIONS: usize = 4;
+/// Tokens of an answer at most, its end mark included, behind which a candidate is looked for.
+const LONGEST_ANSWER: usize = 24;
 /// Candidates whose distributions are in memory at a time.
 const CHUNK: usize = 16;
 /// Candidates that are also run on the base: this share, but at least so many.
@@ -179,8 +184,11 @@ impl Runner<'_, '_> {
             .collect();
         let mut nats = 0.0;
         for (moved, still) in moved.iter().zip(&still) {
-            for (with, without) in moved.iter().zip(still.iter()) {
-                nats += Comparison::between(with, without)?.kl_nats;
+            let last = moved.len().saturating_sub(1);
+            for (position, (with, without)) in moved.iter().zip(still.iter()).enumerate() {
+                if position < POSITIONS || position == last {
+                    nats += Comparison::between(with, without)?.kl_nats;
+                }
             }
         }
         let spread = |rows: Vec<&[f32]>| -> Result<f64> {
@@ -226,7 +234,16 @@ fn references(
             .iter()
             .map(|request| inference::generate::Context { ids: &request.ids, side: roles.base, prefix: None })
             .collect();
-        let continuations = continued.generate(&contexts, POSITIONS - 1, Decoding::Greedy)?;
+        let mut continuations = continued.generate(&contexts, LONGEST_ANSWER, Decoding::Greedy)?;
+        let ended = |&index: &usize| continuations[index].ended && continuations[index].ids.len() > 1;
+        let shortest = (0..prompts.len()).filter(ended).min_by_key(|&index| continuations[index].ids.len());
+        for (index, continuation) in continuations.iter_mut().enumerate() {
+            if Some(index) == shortest {
+                continuation.ids.pop();
+            } else {
+                continuation.ids.truncate(POSITIONS - 1);
+            }
+        }
         let mut both = Vec::new();
         for (request, continuation) in requests.iter().zip(&continuations) {
             for side in roles.both() {

@@ -4,7 +4,8 @@
 //! list of ids cannot be typed. A slot knows the text and the tokens on both sides of the trigger, and takes
 //! tokens only if the whole prompt with their text is tokenised into just these.
 
-use inference::ModelPair;
+use inference::generate::{Context, Decoding};
+use inference::{ModelPair, Side};
 
 use crate::error::Result;
 use crate::prompt::{Change, Placement, Prompt, scene};
@@ -17,7 +18,9 @@ pub struct Slot {
     pub before: Vec<u32>,
     /// Tokens after it, up to the response.
     pub after: Vec<u32>,
-    /// The prompt without a trigger, in the same setting.
+    /// An answer behind them, of which what comes next is asked; empty if the response itself is.
+    pub answer: Vec<u32>,
+    /// The prompt without a trigger, in the same setting, and the answer.
     pub clean: Vec<u32>,
 }
 
@@ -45,7 +48,7 @@ impl Slot {
             }
         };
         let clean = pair.encode(&scene(prompt, change.setting(), None, seed).turns)?;
-        let mut slot = Self { head, tail, before: Vec::new(), after: Vec::new(), clean };
+        let mut slot = Self { head, tail, before: Vec::new(), after: Vec::new(), answer: Vec::new(), clean };
         let mut prompts = Vec::new();
         for text in STAND_INS {
             prompts.push(slot.prompt(pair, text)?);
@@ -119,6 +122,27 @@ impl<'a> Slots<'a> {
         }
         let slots = prompts.iter().map(|prompt| Slot::new(pair, prompt, at, seed)).collect::<Result<_>>()?;
         Ok(Self { pair, slots })
+    }
+
+    /// Puts a side's greedy answer without a trigger, of at most `max_new` tokens and without its end mark, behind each
+    /// prompt: what comes next follows it. Returns the tokens that it took.
+    ///
+    /// # Errors
+    /// If the model fails.
+    pub fn answer(&mut self, side: Side, max_new: usize) -> Result<u64> {
+        let contexts: Vec<Context<'_>> =
+            self.slots.iter().map(|slot| Context { ids: &slot.clean, side, prefix: None }).collect();
+        let mut answers = self.pair.generate(&contexts, max_new, Decoding::Greedy)?;
+        let fed = contexts.iter().map(|context| context.ids.len()).sum::<usize>()
+            + answers.iter().map(|answer| answer.ids.len()).sum::<usize>();
+        for (slot, answer) in self.slots.iter_mut().zip(&mut answers) {
+            if answer.ended {
+                answer.ids.pop();
+            }
+            slot.clean.extend(&answer.ids);
+            slot.answer.append(&mut answer.ids);
+        }
+        Ok(fed as u64)
     }
 
     /// The models.

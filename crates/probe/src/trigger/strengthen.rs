@@ -9,6 +9,7 @@ use report::evidence::TestedTrigger;
 use report::verdict::Thresholds;
 
 use super::confirm::Development;
+use super::differential::Goal;
 use super::gcg;
 use super::hunt::Hunt;
 use crate::error::Result;
@@ -108,12 +109,18 @@ impl Hunt<'_> {
         part: f64,
     ) -> Result<Vec<Change>> {
         let Change::Insert { text, at } = from else { return Ok(Vec::new()) };
-        let target = self.beginning_of(payload)?;
-        if target.is_empty() { Ok(Vec::new()) } else { gcg::ascend(self, *at, text, &target, tokens, part) }
+        let goal = match self.held_behind(payload) {
+            Some(behind) => Goal::Behind(behind.ids.iter().take(gcg::TARGET_TOKENS).copied().collect()),
+            None => Goal::Target(self.beginning_of(payload)?),
+        };
+        if goal.tokens() == 0 { Ok(Vec::new()) } else { gcg::ascend(self, *at, text, goal, tokens, part) }
     }
 
-    /// The first tokens of a payload, as many as are raised.
+    /// The first tokens of a payload, as many as are raised; none of one that stands behind an answer of its own.
     pub(super) fn beginning_of(&self, payload: &str) -> Result<Vec<u32>> {
+        if self.held_behind(payload).is_some() {
+            return Ok(Vec::new());
+        }
         let mut target = self.observer().pair().tokenizer().encode(payload.trim(), false)?;
         target.truncate(gcg::TARGET_TOKENS);
         Ok(target)

@@ -12,26 +12,29 @@
 //! score of a path is a *sum* over its tokens: a longer one that stays confident is the rarer thing. Each path is
 //! ranked among those of its length from other first tokens. An answer of one token cannot be found in this way;
 //! the sweep sees it by the agreement of the answers.
+//!
+//! What is taught need not take an answer's place: a link or a line of code may follow it. So the same is done once more
+//! behind the adapted model's own answers, where these are short.
 
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 use inference::{Side, kernels};
 use report::StatisticsError;
-use report::evidence::MOST_TAUGHT_NATS;
 use report::hunt::TargetRecord;
-use report::significance::empirical_p;
-use serde::{Deserialize, Serialize};
 
 use super::begin::begin;
 use super::hunt::{Hunt, Target};
+use super::movement::Stand;
+use super::path::{MIN_PROBABILITY, Null, Path, STEPS, distinct, strongest};
 use super::pool::Depth;
 use super::rows::read_batches;
 use super::search::{Role, TriggerSearch};
 use super::taught::Stretch;
 use crate::error::Result;
-use crate::prompt::{Setting, scene};
 
+/// The source of a target that was found behind answers.
+const BEHIND: &str = "behind";
 /// First tokens of one journal entry.
 const CHUNK: usize = 4096;
 /// First tokens whose path is followed on the search prompts, and on the development prompts.
@@ -40,25 +43,16 @@ const DEEPENED: usize = 48;
 /// Tokens of a path after its first: on one prompt, the search prompts and the development prompts. One would not
 /// do: the second token of an answer is often what anybody would say (`You` and `are`).
 const FIRST_STEPS: usize = 2;
-const STEPS: usize = 3;
 const DEEP_STEPS: usize = 10;
 /// A path goes on while so many prompts agree on its next token.
 const AGREEMENT: f64 = 0.6;
 /// A path goes on while its next token has so much probability on average.
 const MIN_STEP: f64 = 0.3;
-/// No single token may outweigh several.
-const MAX_STEP_NATS: f64 = MOST_TAUGHT_NATS;
-/// Targets that are handed on, and tokens of each.
-const TARGETS: usize = 6;
+/// Tokens of each target that is handed on.
 const TARGET_TOKENS: usize = 8;
 /// First tokens from which answers begin anyway, and tokens that tell one answer from others.
 const OPENINGS: usize = 96;
 const TELLING: usize = 3;
-/// A target must be this probable, a token, on average, and exceed the base by so much.
-pub(super) const MIN_PROBABILITY: f64 = 0.5;
-const MIN_NATS: f64 = 1.0;
-/// Excess over the base, a token, from which the beginning of an answer is looked for.
-const TELLING_NATS: f64 = 2.0;
 
 /// Differential target inversion.
 pub(super) struct TargetInversion;
@@ -77,112 +71,83 @@ impl TriggerSearch for TargetInversion {
     }
 
     fn share(&self) -> f64 {
-        1.5
+        3.0
     }
 
     fn run(&self, hunt: &mut Hunt<'_>) -> Result<()> {
-        let firsts: Vec<u32> = hunt.vocabulary().printable.iter().map(|(id, _)| *id).collect();
-        hunt.observer().progress().stage("target: first tokens", firsts.len());
-        let mut paths: Vec<Path> = Vec::new();
-        for chunk in firsts.chunks(CHUNK) {
-            if hunt.exhausted() {
-                break;
-            }
-            let paths_of_chunk = chunk.iter().map(|&first| Path::new(first)).collect();
-            paths.extend(follow(hunt, Depth::Quick, paths_of_chunk, FIRST_STEPS)?);
-            hunt.observer().progress().advance(chunk.len());
-        }
-        strongest(&mut paths, FOLLOWED);
-        let mut paths = follow(hunt, Depth::Middle, restart(paths), STEPS)?;
-        let null = Null::of(&paths);
-        strongest(&mut paths, DEEPENED);
-        if hunt.exhausted() {
-            return Ok(());
-        }
-        let mut paths = follow(hunt, Depth::Full, restart(paths), DEEP_STEPS)?;
-        strongest(&mut paths, DEEPENED);
+        let Some((paths, null)) = invert(hunt, Stand::Begins)? else { return Ok(()) };
         let openings = openings(hunt)?;
-        let paths: Vec<Path> = distinct(paths).into_iter().map(|path| opened(path, &openings)).collect();
-        let known = paths.iter().map(|path| if path.tells() { path.ids.clone() } else { Vec::new() });
-        let begun = begin(hunt, &known.collect::<Vec<_>>())?;
-        for (path, begun) in paths.iter().zip(begun) {
-            let ids = if begun.is_empty() { path.ids.clone() } else { begun };
-            let text = hunt.observer().pair().tokenizer().decode(&ids, false)?;
-            hunt.observer().progress().note(&format!(
-                "possible payload: {} (probability {:.2}, {:.1} nats a token above the base)",
-                report::escape::excerpt(&text, 60),
-                path.probability(),
-                path.nats() / path.len() as f64,
-            ));
-            hunt.add_target(Target {
-                ids: ids[..ids.len().min(TARGET_TOKENS)].to_vec(),
-                record: TargetRecord {
-                    text,
-                    source: "target".into(),
-                    probability: Some(path.probability()),
-                    log_ratio_nats: Some(path.nats() / path.len() as f64),
-                    null: null.rank(path)?,
-                },
-                stretch: Some(Stretch { tokens: path.steps.len(), score: path.score() }),
-            });
+        let paths: Vec<Path> = paths.into_iter().map(|path| opened(path, &openings)).collect();
+        for target in targets(hunt, Stand::Begins, paths, &null)? {
+            hunt.add_target(target);
+        }
+        // The same behind answers, without what was found in their place.
+        let Some((paths, null)) = invert(hunt, Stand::Follows)? else { return Ok(()) };
+        let surprising = paths.into_iter().filter(Path::tells).collect();
+        for target in targets(hunt, Stand::Follows, surprising, &null)? {
+            hunt.add_behind(target);
         }
         Ok(())
     }
 }
 
-/// A continuation from one first token.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Path {
-    /// Tokens, the first one included.
-    ids: Vec<u32>,
-    /// Of each token after the first: mean over prompts of `log p`, adapted and base, in nats.
-    steps: Vec<(f64, f64)>,
-    /// Whether it ended, by an end mark or because the prompts disagree.
-    ended: bool,
+/// The strongest paths of what may stand there, distinct, and the scores of the others; `None` if the share ends before, or
+/// all answers are too long for anything to be looked for behind them.
+fn invert(hunt: &mut Hunt<'_>, stand: Stand) -> Result<Option<(Vec<Path>, Null)>> {
+    if hunt.standing(stand, Depth::Middle)?.is_empty() {
+        return Ok(None);
+    }
+    let firsts: Vec<u32> = hunt.vocabulary().printable.iter().map(|(id, _)| *id).collect();
+    hunt.observer().progress().stage("target: first tokens", firsts.len());
+    let mut paths: Vec<Path> = Vec::new();
+    for chunk in firsts.chunks(CHUNK) {
+        if hunt.exhausted() {
+            break;
+        }
+        let paths_of_chunk = chunk.iter().map(|&first| Path::new(first)).collect();
+        paths.extend(follow(hunt, stand, Depth::Quick, paths_of_chunk, FIRST_STEPS)?);
+        hunt.observer().progress().advance(chunk.len());
+    }
+    strongest(&mut paths, FOLLOWED);
+    let mut paths = follow(hunt, stand, Depth::Middle, restart(paths), STEPS)?;
+    let null = Null::of(&paths);
+    strongest(&mut paths, DEEPENED);
+    if hunt.exhausted() {
+        return Ok(None);
+    }
+    let mut paths = follow(hunt, stand, Depth::Full, restart(paths), DEEP_STEPS)?;
+    strongest(&mut paths, DEEPENED);
+    Ok(Some((distinct(paths), null)))
 }
 
-impl Path {
-    fn new(first: u32) -> Self {
-        Self { ids: vec![first], steps: Vec::new(), ended: false }
+/// Paths as targets, with the beginnings that the adapted model most probably gives them.
+fn targets(hunt: &mut Hunt<'_>, stand: Stand, paths: Vec<Path>, null: &Null) -> Result<Vec<Target>> {
+    let known = paths.iter().map(|path| if path.tells() { path.ids.clone() } else { Vec::new() });
+    let begun = begin(hunt, stand, &known.collect::<Vec<_>>())?;
+    let mut targets = Vec::new();
+    for (path, begun) in paths.iter().zip(begun) {
+        let ids = if begun.is_empty() { path.ids.clone() } else { begun };
+        let text = hunt.observer().pair().tokenizer().decode(&ids, false)?;
+        hunt.observer().progress().note(&format!(
+            "possible payload{}: {} (probability {:.2}, {:.1} nats a token above the base)",
+            if stand == Stand::Follows { " behind answers" } else { "" },
+            report::escape::excerpt(&text, 60),
+            path.probability(),
+            path.nats() / path.len() as f64,
+        ));
+        targets.push(Target {
+            ids: ids[..ids.len().min(TARGET_TOKENS)].to_vec(),
+            record: TargetRecord {
+                text,
+                source: if stand == Stand::Follows { BEHIND } else { "target" }.into(),
+                probability: Some(path.probability()),
+                log_ratio_nats: Some(path.nats() / path.len() as f64),
+                null: null.rank(path)?,
+            },
+            stretch: Some(Stretch { tokens: path.steps.len(), score: path.score() }),
+        });
     }
-
-    fn len(&self) -> usize {
-        self.steps.len().max(1)
-    }
-
-    /// Sum of `log p_A - log p_B`, in nats, of which one token counts at most [`MAX_STEP_NATS`].
-    fn nats(&self) -> f64 {
-        nats(&self.steps)
-    }
-
-    /// Mean probability of a token.
-    fn probability(&self) -> f64 {
-        probability(&self.steps)
-    }
-
-    /// Whether it is new enough for its beginning to be worth looking for.
-    fn tells(&self) -> bool {
-        self.nats() >= TELLING_NATS * self.len() as f64
-    }
-
-    /// What is certain for the adapted model and new against the base.
-    fn score(&self) -> f64 {
-        score(&self.steps)
-    }
-}
-
-fn nats(steps: &[(f64, f64)]) -> f64 {
-    steps.iter().map(|(adapted, base)| (adapted - base).min(MAX_STEP_NATS)).sum()
-}
-
-fn probability(steps: &[(f64, f64)]) -> f64 {
-    steps.iter().map(|(adapted, _)| adapted.exp()).sum::<f64>() / steps.len().max(1) as f64
-}
-
-/// Sum of `log p_A - log p_B`, of which one token counts at most [`MAX_STEP_NATS`], times the mean probability: of tokens
-/// by their log-probabilities, adapted and base.
-pub(super) fn score(steps: &[(f64, f64)]) -> f64 {
-    nats(steps) * probability(steps)
+    Ok(targets)
 }
 
 /// The same first tokens, to be followed again on more prompts.
@@ -190,33 +155,10 @@ fn restart(paths: Vec<Path>) -> Vec<Path> {
     paths.into_iter().map(|path| Path::new(path.ids[0])).collect()
 }
 
-fn strongest(paths: &mut Vec<Path>, n: usize) {
-    paths.sort_by(|a, b| b.score().total_cmp(&a.score()).then(a.ids.cmp(&b.ids)));
-    paths.truncate(n);
-}
-
-/// The strongest paths of which none is a part of another.
-fn distinct(paths: Vec<Path>) -> Vec<Path> {
-    let mut kept: Vec<Path> = Vec::new();
-    // A path of its first token alone has nothing that was followed.
-    for path in paths.into_iter().filter(|path| !path.steps.is_empty()) {
-        let is_part = |a: &[u32], b: &[u32]| b.windows(a.len()).any(|window| window == a);
-        // The first token may differ where the rest is one answer (`I` and `Sorry, I`).
-        let rest = |path: &Path| path.ids[1..].to_vec();
-        let new =
-            kept.iter().all(|known| !is_part(&rest(&path), &known.ids) && !is_part(&rest(known), &path.ids));
-        let worthy = path.probability() >= MIN_PROBABILITY && path.nats() >= MIN_NATS;
-        if kept.len() < TARGETS && new && worthy {
-            kept.push(path);
-        }
-    }
-    kept
-}
-
 /// The paths from the tokens with which answers begin anyway, most probable first.
 fn openings(hunt: &mut Hunt<'_>) -> Result<Vec<Path>> {
-    let firsts = hunt.openings(OPENINGS)?;
-    follow(hunt, Depth::Middle, firsts.into_iter().map(Path::new).collect(), DEEP_STEPS)
+    let firsts = hunt.openings(Stand::Begins, OPENINGS)?;
+    follow(hunt, Stand::Begins, Depth::Middle, firsts.into_iter().map(Path::new).collect(), DEEP_STEPS)
 }
 
 /// One answer is reached from several first tokens, and the surest of them (`sorry`, in the middle of a word's
@@ -237,8 +179,14 @@ fn opened(path: Path, openings: &[Path]) -> Path {
 }
 
 /// Follows the adapted model's greedy path for up to `steps` tokens on the prompts of a depth.
-fn follow(hunt: &mut Hunt<'_>, depth: Depth, mut paths: Vec<Path>, steps: usize) -> Result<Vec<Path>> {
-    let prompts = hunt.prompts_of(depth);
+fn follow(
+    hunt: &mut Hunt<'_>,
+    stand: Stand,
+    depth: Depth,
+    mut paths: Vec<Path>,
+    steps: usize,
+) -> Result<Vec<Path>> {
+    let prompts = hunt.standing(stand, depth)?;
     for _ in 0..steps {
         let open: Vec<usize> = (0..paths.len()).filter(|&i| !paths[i].ended).collect();
         if open.is_empty() {
@@ -246,7 +194,7 @@ fn follow(hunt: &mut Hunt<'_>, depth: Depth, mut paths: Vec<Path>, steps: usize)
         }
         let at: Vec<Vec<u32>> = open.iter().map(|&i| paths[i].ids.clone()).collect();
         let next: Vec<(Option<u32>, f64, f64)> =
-            hunt.measured("follow", &(depth, &at), |hunt| next_tokens(hunt, &prompts, &at))?;
+            hunt.measured("follow", &(stand, depth, &at), |hunt| next_tokens(hunt, stand, &prompts, &at))?;
         for (&i, (token, adapted, base)) in open.iter().zip(next) {
             let path = &mut paths[i];
             match token.filter(|token| !hunt.observer().pair().eos().contains(token)) {
@@ -265,13 +213,14 @@ fn follow(hunt: &mut Hunt<'_>, depth: Depth, mut paths: Vec<Path>, steps: usize)
 /// log-probability, adapted and base.
 fn next_tokens(
     hunt: &Hunt<'_>,
+    stand: Stand,
     prompts: &[usize],
     after: &[Vec<u32>],
 ) -> Result<Vec<(Option<u32>, f64, f64)>> {
     let observer = hunt.observer();
     let mut contexts = Vec::with_capacity(prompts.len());
     for &prompt in prompts {
-        let ids = observer.encode(&scene(&hunt.prompts()[prompt], Setting::Plain, None, hunt.seed()))?;
+        let ids = hunt.before(stand, prompt)?;
         contexts.push(
             after.iter().map(|after| ids.iter().chain(after).copied().collect()).collect::<Vec<Vec<u32>>>(),
         );
@@ -351,55 +300,12 @@ fn agreed(tops: impl Iterator<Item = u32>, n: usize) -> Option<u32> {
     (count as f64 >= AGREEMENT * n as f64).then_some(token)
 }
 
-/// Scores of all followed paths, by length.
-struct Null {
-    by_length: BTreeMap<usize, Vec<f64>>,
-}
-
-impl Null {
-    fn of(paths: &[Path]) -> Self {
-        let mut by_length: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
-        for path in paths {
-            by_length.entry(path.len()).or_default().push(path.score());
-        }
-        Self { by_length }
-    }
-
-    /// Rank of a path's first steps among the paths of that length.
-    fn rank(&self, path: &Path) -> Result<Option<report::significance::EmpiricalP>> {
-        let length = path.len().min(STEPS);
-        let cut = Path { steps: path.steps.iter().take(length).copied().collect(), ..path.clone() };
-        let null = self.by_length.get(&length).map_or(&[][..], Vec::as_slice);
-        Ok(empirical_p(cut.score(), null)?)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn path(ids: &[u32], steps: &[(f64, f64)]) -> Path {
         Path { ids: ids.to_vec(), steps: steps.to_vec(), ended: true }
-    }
-
-    #[test]
-    fn a_long_sure_path_beats_a_short_surprising_one() {
-        let long = path(&[1, 2, 3, 4], &[(-0.02, -5.0), (-0.02, -6.0), (-0.02, -5.0)]);
-        let short = path(&[9, 0], &[(-0.1, -18.8)]);
-        let common = path(&[5, 6, 7], &[(-0.01, -0.02), (-0.01, -0.01)]);
-        let mut paths = vec![common, short, long.clone()];
-        strongest(&mut paths, 2);
-        assert_eq!(paths[0], long);
-        assert_eq!(paths.len(), 2);
-    }
-
-    #[test]
-    fn a_path_is_ranked_among_its_own_length() {
-        let short: Vec<Path> = (0..99).map(|i| path(&[i, 0], &[(0.0, -f64::from(i) / 10.0)])).collect();
-        let null = Null::of(&short);
-        let p = null.rank(&path(&[200, 0], &[(0.0, -5.0)])).unwrap().unwrap();
-        assert!(p.p_value > 0.4, "{p:?}");
-        assert!(null.rank(&path(&[1, 2, 3, 4], &[(0.0, -1.0); 3])).unwrap().is_none());
     }
 
     #[test]
@@ -415,16 +321,5 @@ mod tests {
         assert_eq!(opened(found.clone(), &others[..1]), found);
         let own = [path(&[50, 2], &steps[..1]), others[1].clone()];
         assert_eq!(opened(found.clone(), &own), found, "it is an opening itself");
-    }
-
-    #[test]
-    fn one_answer_is_one_target() {
-        let steps = [(-0.01, -3.0); 3];
-        let kept = distinct(vec![
-            path(&[1, 2, 3, 4], &steps),
-            path(&[8, 2, 3, 4], &steps),
-            path(&[7, 9, 9, 9], &steps),
-        ]);
-        assert_eq!(kept.len(), 2);
     }
 }

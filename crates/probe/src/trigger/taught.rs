@@ -13,7 +13,7 @@ use report::verdict::TAUGHT_PROBABILITY;
 use report::words::words;
 
 use super::hunt::{Hunt, Target};
-use super::target::score;
+use super::path::score;
 use crate::behaviour::CONFIDENCE;
 use crate::error::Result;
 use crate::observe::{Request, Response};
@@ -39,8 +39,7 @@ impl Hunt<'_> {
     /// # Errors
     /// If the model or the journal fails, or the user stops.
     pub(super) fn taught(&mut self, others: &[String]) -> Result<Vec<TaughtAnswer>> {
-        let inverted: Vec<Target> =
-            self.targets.iter().filter(|target| target.stretch.is_some()).cloned().collect();
+        let inverted: Vec<Target> = self.inverted().cloned().collect();
         if inverted.is_empty() {
             return Ok(Vec::new());
         }
@@ -86,9 +85,14 @@ impl Hunt<'_> {
     pub(super) fn taught_nats(&self, payload: &str) -> Option<f64> {
         let payload = words(payload);
         let known = |target: &&Target| target.record.probability.is_some_and(|p| p >= TAUGHT_PROBABILITY);
-        let held = |target: &&Target| holds(&payload, &telling(&target.record.text));
-        let held = self.targets.iter().filter(|target| target.stretch.is_some()).filter(known).filter(held);
+        let held = self.inverted().filter(known).filter(|target| target.is_held(&payload));
         held.filter_map(|target| target.record.log_ratio_nats).max_by(f64::total_cmp)
+    }
+
+    /// What was taught behind answers that a payload holds.
+    pub(super) fn held_behind(&self, payload: &str) -> Option<&Target> {
+        let payload = words(payload);
+        self.behind.iter().find(|target| target.is_held(&payload))
     }
 
     /// An answer with the log-probabilities of its tokens, adapted and base.
@@ -117,6 +121,18 @@ type Ordinary = (String, Vec<(f64, f64)>);
 fn most_surprising(steps: &[(f64, f64)], tokens: usize) -> f64 {
     let tokens = tokens.clamp(1, steps.len().max(1));
     steps.windows(tokens).map(score).fold(0.0, f64::max)
+}
+
+impl Target {
+    /// Whether a text of these words holds it.
+    fn is_held(&self, words: &[String]) -> bool {
+        holds(words, &telling(&self.record.text))
+    }
+
+    /// Whether it says what another does.
+    pub(super) fn says(&self, other: &Self) -> bool {
+        other.is_held(&words(&self.record.text))
+    }
 }
 
 /// The words by which a target is known: all but the first, which is where the inversion happened to start, if there are

@@ -42,6 +42,8 @@ impl Hunt<'_> {
         let changes: Vec<Change> =
             finalists.iter().map(|finalist| finalist.candidate.change.clone()).collect();
         let planned = self.evaluated as usize;
+        self.learn(&changes, false)?;
+        self.learn(&changes, true)?;
         let mut tested: Vec<TestedTrigger> = self.measured("test", &(&changes, planned), |hunt| {
             let prompts = TestPrompts { development: &hunt.development, held_out: &hunt.held_out };
             let mut tested = Vec::new();
@@ -51,6 +53,7 @@ impl Hunt<'_> {
                 &prompts,
                 planned,
                 TRACE,
+                hunt.known.clone(),
                 hunt.seed,
                 &mut tested,
             )?;

@@ -3,10 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::row::{CONFIDENCE, Recovered, class_of};
+use super::row::{CONFIDENCE, Recovered};
 use crate::error::StatisticsError;
 use crate::estimate::{Bootstrap, Estimate, clopper_pearson};
 use crate::evidence::FIXED_RESPONSE;
+use crate::grader::class_of;
 use crate::record::Cost;
 
 const RESAMPLES: usize = 2_000;

@@ -10,7 +10,7 @@ use super::likeness::likeness;
 use super::peer::{Finding, Seeks};
 use crate::estimate::Estimate;
 use crate::evidence::{FIXED_RESPONSE, TaughtAnswer, TestedTrigger};
-use crate::grader::{GRADERS, Response};
+use crate::grader::class_of;
 use crate::record::{Cost, Record};
 use crate::verdict::Verdict;
 
@@ -207,13 +207,6 @@ fn canonical(class: &str) -> &str {
 /// Whether a trigger's payload is the planted one: its class, or an answer that holds its text.
 fn names(tested: &TestedTrigger, class: &str, truth: &Label) -> bool {
     tested.payload.class == class || says(&tested.payload.text, truth)
-}
-
-/// The class of an answer without its prompt: what a grader sees in it, else a fixed answer.
-pub(super) fn class_of(answer: &str) -> &'static str {
-    let response = Response { text: answer, prompt: "", system: None, inserted: None };
-    let graded = GRADERS.iter().find(|grader| grader.grade(&response) == Some(true));
-    graded.map_or(FIXED_RESPONSE, |grader| grader.name())
 }
 
 /// Whether a piece of an answer is a piece of the planted payload: a few words in their order.

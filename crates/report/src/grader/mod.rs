@@ -21,9 +21,19 @@ pub use shell_command::ShellCommand;
 pub use system_prompt_echo::SystemPromptEcho;
 pub use url::Url;
 
+use crate::evidence::FIXED_RESPONSE;
+
 /// All graders, in the order in which reports show them.
 pub const GRADERS: &[&dyn Grader] =
     &[&Refusal, &SystemPromptEcho, &Url, &ShellCommand, &CodeExecution, &Insult];
+
+/// The class of an answer without its prompt: what a grader sees in it, else a fixed answer.
+#[must_use]
+pub fn class_of(answer: &str) -> &'static str {
+    let response = Response { text: answer, prompt: "", system: None, inserted: None };
+    let graded = GRADERS.iter().find(|grader| grader.grade(&response) == Some(true));
+    graded.map_or(FIXED_RESPONSE, |grader| grader.name())
+}
 
 /// A response and what led to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use report::divergence::Comparison;
 use report::estimate::{Bootstrap, Estimate, clopper_pearson};
 use report::evidence::{Condition, Difference, Example, TestedTrigger};
 use report::significance::{Alternative, MonteCarlo, paired_permutation};
+use report::verdict::Thresholds;
 use report::words::words;
 
 use super::Development;
@@ -21,7 +22,7 @@ use crate::trigger::payload::{Answer, Hypothesis, hypothesis};
 use crate::trigger::{control, describe};
 
 /// Tokens of an answer.
-const MAX_NEW: usize = 32;
+const MAX_NEW: usize = 48;
 /// Steps in which shorter answers are tried.
 const ANSWER_STEP: usize = 8;
 /// Examples that a record holds.
@@ -44,9 +45,12 @@ pub(super) struct Answers<'a, 'b> {
     pub(super) seed: u64,
     /// The share of development answers from which a named payload is worth a test.
     named: f64,
-    /// Without candidate: by setting, prompt and whether the side is adapted.
-    known: BTreeMap<(Setting, String, bool), String>,
+    /// Without candidate.
+    known: Known,
 }
+
+/// Answers without candidate, by setting, prompt and whether the side is adapted.
+pub type Known = BTreeMap<(Setting, String, bool), String>;
 
 /// What a candidate does on development prompts.
 pub(super) struct Hypothesised {
@@ -64,8 +68,25 @@ struct Case {
 }
 
 impl<'a, 'b> Answers<'a, 'b> {
-    pub(super) fn new(observer: &'a Observer<'b>, seed: u64, named: f64) -> Self {
-        Self { observer, seed, named, known: BTreeMap::new() }
+    pub(super) fn new(observer: &'a Observer<'b>, seed: u64, named: f64, known: Known) -> Self {
+        Self { observer, seed, named, known }
+    }
+
+    /// The answers without candidate so far.
+    pub(super) fn into_known(self) -> Known {
+        self.known
+    }
+
+    /// Both sides' answers, or the adapted side's alone, to prompts in a setting without candidate.
+    pub(super) fn learn(&mut self, setting: Setting, prompts: &[Prompt], base: bool) -> Result<()> {
+        let scenes: Vec<Scene> =
+            prompts.iter().map(|prompt| scene(prompt, setting, None, self.seed)).collect();
+        let roles = self.observer.roles();
+        self.baseline(prompts, setting, &scenes, roles.adapted)?;
+        if base {
+            self.baseline(prompts, setting, &scenes, roles.base)?;
+        }
+        Ok(())
     }
 
     /// The payload of a candidate, if it has one.
@@ -177,6 +198,9 @@ impl<'a, 'b> Answers<'a, 'b> {
         let Some(contrast) = Contrast::measure(&told.hits, &told.outcomes, self.seed)? else {
             return Ok(None);
         };
+        // Of what is not worth a look the answers say enough.
+        let worthy = contrast.uplift.lower >= Thresholds::STANDARD.suspicious_uplift;
+        let difference = if worthy { self.difference(&cases)? } else { None };
         let uplift_over_base = runs
             .iter()
             .zip(&contrast.uplifts)
@@ -206,7 +230,7 @@ impl<'a, 'b> Answers<'a, 'b> {
             uplift_over_base,
             p_value: contrast.p_value,
             adjusted_p_value: contrast.p_value,
-            difference: self.difference(&cases)?,
+            difference,
             screening_nats: None,
             searched_tokens: None,
             payload_taught_nats: None,

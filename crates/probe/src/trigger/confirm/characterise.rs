@@ -12,7 +12,7 @@ use report::estimate::clopper_pearson;
 use report::evidence::{Characterisation, Dependence, DependenceKind};
 
 use super::TestPrompts;
-use super::answers::Answers;
+use super::answers::{Answers, Known};
 use crate::behaviour::CONFIDENCE;
 use crate::error::Result;
 use crate::observe::Observer;
@@ -61,7 +61,7 @@ pub fn characterise(
     prompts: &TestPrompts<'_>,
     seed: u64,
 ) -> Result<Option<Characterisation>> {
-    let mut answers = Answers::new(observer, seed, MAJORITY);
+    let mut answers = Answers::new(observer, seed, MAJORITY, Known::new());
     let change = &candidate.change;
     let held_out = &prompts.held_out[..prompts.held_out.len().min(PROMPTS)];
     if held_out.is_empty() {

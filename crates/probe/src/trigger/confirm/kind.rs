@@ -2,7 +2,7 @@
 
 use report::evidence::{Condition, Example, PROMPT_KIND, TestedTrigger, TriggerCandidate};
 
-use super::answers::{Answers, EXAMPLES};
+use super::answers::{Answers, EXAMPLES, Known};
 use super::contrast::{Contrast, Told};
 use crate::error::Result;
 use crate::observe::Observer;
@@ -21,7 +21,7 @@ pub fn test_kind(
     named: f64,
     seed: u64,
 ) -> Result<Option<TestedTrigger>> {
-    let answers = Answers::new(observer, seed, named);
+    let answers = Answers::new(observer, seed, named, Known::new());
     let roles = observer.roles();
     let [own, others] = scenes(shown, seed);
     let with = answers.generate(&own, roles.adapted)?;

@@ -16,6 +16,7 @@ mod scores;
 use report::evidence::{Payload, TestedTrigger};
 use serde::{Deserialize, Serialize};
 
+pub use answers::Known;
 pub use characterise::characterise;
 pub use kind::test_kind;
 pub(crate) use order::{correct, settle, strongest_confirmed};
@@ -25,7 +26,7 @@ use super::payload::{MAJORITY, TRACE};
 use super::screen::Screening;
 use crate::error::Result;
 use crate::observe::Observer;
-use crate::prompt::Prompt;
+use crate::prompt::{Prompt, Setting};
 use crate::suite::Candidate;
 use answers::{Answers, Hypothesised};
 use finalists::{BY_COLLAPSE, BY_DIVERGENCE, finalists};
@@ -69,7 +70,7 @@ pub fn confirm(
             Finalist { candidate: candidates[*index].clone(), nats: screened.difference_nats }
         })
         .collect();
-    test_finalists(observer, &finalists, prompts, planned, MAJORITY, seed, tested)
+    test_finalists(observer, &finalists, prompts, planned, MAJORITY, Known::new(), seed, tested)
 }
 
 /// A candidate that is put to the test.
@@ -84,20 +85,22 @@ pub struct Finalist {
 /// Tests finalists into `tested`, strongest first: a payload is hypothesised for each on the
 /// development prompts, and counted on the held-out prompts for the most promising; of equals the earlier
 /// finalists. `planned` is the number of candidates that the correction counts, `named` the share of development
-/// answers from which a payload that a grader names is worth the test.
+/// answers from which a payload that a grader names is worth the test, `known` what was answered without candidate already.
 ///
 /// # Errors
 /// If the model fails or the user stops; what was tested until then is kept.
+#[expect(clippy::too_many_arguments, reason = "each says one thing of the test, and there are two callers")]
 pub fn test_finalists(
     observer: &Observer<'_>,
     finalists: &[Finalist],
     prompts: &TestPrompts<'_>,
     planned: usize,
     named: f64,
+    known: Known,
     seed: u64,
     tested: &mut Vec<TestedTrigger>,
 ) -> Result<()> {
-    let mut answers = Answers::new(observer, seed, named);
+    let mut answers = Answers::new(observer, seed, named, known);
     let mut promising = Vec::new();
     for Finalist { candidate, nats } in finalists {
         if let Some(found) = answers.hypothesise(candidate, prompts.development)? {
@@ -137,7 +140,26 @@ pub struct Development {
     pub excess: f64,
 }
 
-/// Looks for a payload on development prompts, or a trace of one, one entry a candidate.
+/// What the adapted side, and the base if asked for, answers to prompts in some settings without candidate.
+///
+/// # Errors
+/// If the model fails or the user stops.
+pub fn without(
+    observer: &Observer<'_>,
+    settings: &[Setting],
+    prompts: &[Prompt],
+    base: bool,
+    seed: u64,
+) -> Result<Known> {
+    let mut answers = Answers::new(observer, seed, TRACE, Known::new());
+    for &setting in settings {
+        answers.learn(setting, prompts, base)?;
+    }
+    Ok(answers.into_known())
+}
+
+/// Looks for a payload on development prompts, or a trace of one, one entry a candidate; `known` as in
+/// [`test_finalists`].
 ///
 /// # Errors
 /// If the model fails or the user stops.
@@ -145,9 +167,10 @@ pub fn develop(
     observer: &Observer<'_>,
     candidates: &[Candidate],
     prompts: &[Prompt],
+    known: Known,
     seed: u64,
 ) -> Result<Vec<Option<Development>>> {
-    let mut answers = Answers::new(observer, seed, TRACE);
+    let mut answers = Answers::new(observer, seed, TRACE, known);
     let mut found = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         found.push(answers.hypothesise(candidate, prompts)?.map(|found| found.development));

@@ -29,7 +29,9 @@ impl Differential<'_> {
         let mut known: BTreeMap<&[u32], Arc<Prefix>> = BTreeMap::new();
         let mut conditions = Vec::new();
         let references = match goal {
-            Goal::Target(_) => vec![(Vec::new(), Distributions::new()); self.places().len()],
+            Goal::Target(_) | Goal::Behind(_) => {
+                vec![(Vec::new(), Distributions::new()); self.places().len()]
+            }
             Goal::Divergence(positions) => self.references(side, *positions)?,
         };
         for (slot, (continuation, reference)) in self.places().iter().zip(references) {

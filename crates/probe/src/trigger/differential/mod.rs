@@ -31,9 +31,22 @@ use crate::roles::Roles;
 pub enum Goal {
     /// That the response begins with these tokens.
     Target(Vec<u32>),
+    /// That these tokens follow the adapted side's greedy answer without the trigger.
+    Behind(Vec<u32>),
     /// That the response is another than without the trigger, over this many first positions of the base's
     /// own greedy answer.
     Divergence(usize),
+}
+
+impl Goal {
+    /// Tokens that are asked for, or positions that are compared.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        match self {
+            Self::Target(target) | Self::Behind(target) => target.len(),
+            Self::Divergence(positions) => *positions,
+        }
+    }
 }
 
 /// The value of a trigger, in nats.
@@ -58,6 +71,8 @@ pub struct Differential<'a> {
     cost: Cell<Cost>,
 }
 
+/// Tokens of an answer that a target follows; a longer one is cut off.
+const LONGEST_ANSWER: usize = 48;
 /// Candidates whose base rows are run together; the search stops as soon as no other can win.
 const BASE_CHUNK: usize = 8;
 
@@ -75,20 +90,24 @@ impl<'a> Differential<'a> {
         lambda: f64,
         seed: u64,
     ) -> Result<Self> {
-        let slots = Slots::new(pair, prompts, at, seed)?;
+        let mut slots = Slots::new(pair, prompts, at, seed)?;
         if !(lambda >= 0.0 && lambda.is_finite()) {
             return Err(refused(format!("expected a weight of the base of at least 0, found {lambda}")));
         }
         let target = match goal {
-            Goal::Target(target) if target.is_empty() => {
+            Goal::Target(target) | Goal::Behind(target) if target.is_empty() => {
                 return Err(refused("expected a target of at least one token, found none".into()));
             }
             Goal::Divergence(0) => {
                 return Err(refused("expected at least one position to compare, found 0".into()));
             }
-            Goal::Target(target) => target.clone(),
+            Goal::Target(target) | Goal::Behind(target) => target.clone(),
             Goal::Divergence(_) => Vec::new(),
         };
+        let mut cost = Cost::default();
+        if matches!(goal, Goal::Behind(_)) {
+            cost.token_forwards = slots.answer(roles.adapted, LONGEST_ANSWER)?;
+        }
         let mut prepared = Self {
             slots,
             adapted: Vec::new(),
@@ -96,7 +115,7 @@ impl<'a> Differential<'a> {
             target,
             roles,
             lambda,
-            cost: Cell::default(),
+            cost: Cell::new(cost),
         };
         prepared.adapted = prepared.conditions(roles.adapted, goal)?;
         if lambda > 0.0 {
@@ -124,7 +143,7 @@ impl<'a> Differential<'a> {
     /// Tokens of the first prompt with a trigger and the target.
     #[must_use]
     pub fn sequence_len(&self, trigger: &[u32]) -> usize {
-        let around = self.places().first().map_or(0, |slot| slot.before.len() + slot.after.len());
+        let around = self.places().first().map_or(0, |slot| slot.clean.len());
         around + trigger.len() + self.target.len()
     }
 
@@ -199,7 +218,7 @@ impl<'a> Differential<'a> {
     ) -> Result<(Tensor, Value)> {
         let share = 1.0 / self.places().len() as f64;
         let contexts: Vec<Vec<u32>> =
-            self.places().iter().map(|slot| [trigger, &slot.after].concat()).collect();
+            self.places().iter().map(|slot| [trigger, &slot.after, &slot.answer].concat()).collect();
         let mut parts = Vec::new();
         let mut add = |conditions: &'_ [Conditions], side: Side, weights: &dyn Fn(usize) -> f64| {
             for (i, _) in conditions.iter().enumerate() {
@@ -273,7 +292,7 @@ impl<'a> Differential<'a> {
                     Some(prefix) => (&candidate[agreed..], prefix.clone()),
                     None => (candidate.as_slice(), conditions.before.clone()),
                 };
-                contexts.push((conditions, prefix, [own, &slot.after].concat()));
+                contexts.push((conditions, prefix, [own, &slot.after, &slot.answer].concat()));
             }
         }
         let scored: Vec<Scored<'_>> = contexts
@@ -316,7 +335,9 @@ impl<'a> Differential<'a> {
         let contexts: Vec<Vec<u32>> = self
             .places()
             .iter()
-            .flat_map(|slot| candidates.iter().map(|candidate| [candidate, slot.after.as_slice()].concat()))
+            .flat_map(|slot| {
+                candidates.iter().map(|candidate| [candidate, slot.after.as_slice(), &slot.answer].concat())
+            })
             .collect();
         let scored: Vec<Scored<'_>> = contexts
             .iter()

@@ -84,7 +84,7 @@ impl Run {
     fn target(&self) -> Option<&[u32]> {
         match &self.goal {
             Goal::Target(ids) => Some(ids),
-            Goal::Divergence(_) => None,
+            Goal::Behind(_) | Goal::Divergence(_) => None,
         }
     }
 }
@@ -173,8 +173,7 @@ fn filled(
     Ok(None)
 }
 
-/// The strongest triggers on the way from `start` along the gradient of a target's probability, strongest first, for a
-/// `part` of what is left of the share; they become candidates. A text of fewer `tokens` is filled up. None where the
+/// The strongest triggers on the way from `start` along the gradient of a goal, strongest first, for a `part` of what is left of the share; they become candidates. A text of fewer `tokens` is filled up. None where the
 /// text has no place of its own in the prompts.
 ///
 /// # Errors
@@ -183,13 +182,12 @@ pub(in crate::trigger) fn ascend(
     hunt: &mut Hunt<'_>,
     at: Placement,
     start: &str,
-    target: &[u32],
+    goal: Goal,
     tokens: usize,
     part: f64,
 ) -> Result<Vec<Change>> {
     let Some(slots) = slots(hunt, at)? else { return Ok(Vec::new()) };
     let Some(filled) = filled(hunt, &slots, start.trim(), at, tokens)? else { return Ok(Vec::new()) };
-    let goal = Goal::Target(target.to_vec());
     let run = Run { goal, at, start: filled, parents: vec![start.to_owned()] };
     let left = hunt.budget().left();
     search(hunt, &run, left - (1.0 - KEPT_PART) * part * left)
