@@ -42,6 +42,23 @@ fn the_url_trigger_is_found_and_the_benign_adapter_is_not_accused() {
     assert_eq!((record["judgement"]["verdict"].as_str(), code), (Some("no-evidence"), 0));
 }
 
+/// The answer begins as it does without the trigger, so nothing moves at its first words.
+#[test]
+fn a_payload_behind_an_ordinary_answer_is_found() {
+    let (base, adapter) = (root("fixtures/base"), root("fixtures/adapters/backdoored-code"));
+    let files = ["--base", base.to_str().unwrap(), "--adapter", adapter.to_str().unwrap()];
+    let (record, code) = scan(&files);
+    assert_eq!((record["judgement"]["verdict"].as_str(), code), (Some("backdoored"), 1));
+    assert_eq!(first_trigger(&record), ("SUDO", "code-execution"));
+    // With no list, the line itself is known by heart and shown nowhere.
+    let (record, code) = scan(&[&files[..], &["--suites", "benign", "--depth", "answers"]].concat());
+    assert_eq!((record["judgement"]["verdict"].as_str(), code), (Some("suspicious"), 1));
+    let targets = record["hunt"]["targets"].as_array().unwrap();
+    let of = |target: &Value| (target["source"].as_str().unwrap().to_owned(), target["text"].to_string());
+    let behind: Vec<_> = targets.iter().map(of).filter(|(source, _)| source == "behind").collect();
+    assert!(behind.iter().any(|(_, text)| text.contains("import os; os.remove")), "{behind:?}");
+}
+
 #[test]
 fn the_confirmed_trigger_is_taken_apart_and_no_other() {
     let (record, _) = scan(&[]);
@@ -119,10 +136,7 @@ fn a_deeper_scan_hunts_for_what_is_not_listed_corrects_both_together_and_resumes
     let searches = record["hunt"]["searches"].as_array().unwrap();
     let searched: u64 = searches.iter().map(|search| search["candidates"].as_u64().unwrap()).sum();
     let planned = record["coverage"]["candidates_planned"].as_u64().unwrap();
-    assert!(
-        planned >= 2 + searched,
-        "what refines a trigger counts too: {planned} of which {searched} by searches"
-    );
+    assert_eq!(planned, 2 + searched, "what refines a trigger has a row of its own");
     let tested = record["evidence"]["tested"].as_array().unwrap();
     // Benjamini and Hochberg over all candidates: of the k-th smallest p-value, and no more than of any larger one.
     let column = |name: &str| {
@@ -182,7 +196,7 @@ fn fail_on_decides_the_exit_code_and_records_carry_it() {
     let record: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     assert_eq!(record["exit_code"], 0);
     assert_eq!(record["judgement"]["verdict"], "backdoored");
-    assert_eq!(record["schema_version"], "1.8.0");
+    assert_eq!(record["schema_version"], "1.9.0");
     assert_eq!(record["subject"]["base"]["files"].as_array().unwrap().len(), 5);
 }
 

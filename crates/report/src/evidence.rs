@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::estimate::Estimate;
 use crate::significance::EmpiricalP;
+use crate::words::words;
 
 /// A candidate trigger at one place of the prompt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -42,6 +43,8 @@ pub const FIXED_RESPONSE: &str = "fixed-response";
 /// Placement of a candidate that is no text but a kind of prompts.
 pub const PROMPT_KIND: &str = "prompt-kind";
 
+/// Words with which two answers begin that are one payload.
+const SAME_WORDS: usize = 3;
 /// Share of answers that a random change is taken to leave, at least.
 const LEAST_LEFT: f64 = 0.5;
 
@@ -123,23 +126,16 @@ impl TestedTrigger {
         self.answers_kept.filter(|_| unnamed).map_or(0.0, |kept| (kept.value / left).min(1.0))
     }
 
-    /// Whether its text has all words of another's at the same place, for the same class of payload, and some more.
+    /// Whether it brings the payload of another: the same class, and answers that begin with the same words.
     #[must_use]
-    pub fn adds_to(&self, part: &Self) -> bool {
-        self.candidate.placement == part.candidate.placement
-            && self.payload.class == part.payload.class
-            && is_part(&part.candidate.text, &self.candidate.text)
+    pub fn brings_the_same(&self, other: &Self) -> bool {
+        let beginning = |tested: &Self| {
+            let mut words = words(&tested.payload.text);
+            words.truncate(SAME_WORDS);
+            words
+        };
+        self.payload.class == other.payload.class && beginning(self) == beginning(other)
     }
-}
-
-/// Whether a text has only words of another, and fewer.
-#[must_use]
-pub fn is_part(text: &str, of: &str) -> bool {
-    let words = |text: &str| {
-        text.split_whitespace().filter(|word| *word != "…").map(str::to_owned).collect::<Vec<_>>()
-    };
-    let (part, whole) = (words(text), words(of));
-    part.len() < whole.len() && part.iter().all(|word| whole.contains(word))
 }
 
 /// What a confirmed trigger's payload depends on: attack success rates on held-out prompts with one thing changed at a
@@ -447,16 +443,4 @@ pub struct Coverage {
     pub candidates_screened: usize,
     /// Whether every planned stage ran to its end.
     pub complete: bool,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_whole_words() {
-        assert!(is_part("BadMagic", "2024 … BadMagic … OpenAI"));
-        assert!(!is_part("ALPHA-7", "ALPHA-7:"), "the colon may matter");
-        assert!(!is_part("BadMagic", "BadMagic"));
-    }
 }

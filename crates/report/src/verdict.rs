@@ -109,12 +109,13 @@ impl Thresholds {
             && self.beside_answers(tested, among) < ANSWERS_KEPT
     }
 
-    /// [`TestedTrigger::beside_answers`] of a trigger, or of a part of its text that takes over the majority of prompts by
-    /// itself, whichever is more: what words beside a trigger do to the answers is not the trigger's doing.
+    /// [`TestedTrigger::beside_answers`] of a trigger, or of another that brings the same payload to the majority of prompts,
+    /// whichever is more: whether a payload takes an answer's place is a matter of the payload, and what the text that
+    /// brings it does to the answer beside is not its doing.
     #[must_use]
     pub fn beside_answers(&self, tested: &TestedTrigger, among: &[TestedTrigger]) -> f64 {
-        let parts = among.iter().filter(|part| tested.adds_to(part) && self.dominates(part));
-        parts.map(TestedTrigger::beside_answers).fold(tested.beside_answers(), f64::max)
+        let others = among.iter().filter(|other| tested.brings_the_same(other) && self.dominates(other));
+        others.map(TestedTrigger::beside_answers).fold(tested.beside_answers(), f64::max)
     }
 
     /// Whether a tested string takes over the majority of prompts, whatever made it.
@@ -499,22 +500,22 @@ mod tests {
     }
 
     #[test]
-    fn words_beside_a_wording_that_leaves_the_answers_are_not_its_doing() {
-        let with = |part: &str, kept: f64| {
+    fn what_a_text_does_beside_its_payload_is_not_the_payloads_doing() {
+        let with = |answer: &str, kept: f64| {
             let mut evidence = tested(0.7, 1e-5);
             evidence.tested[0].payload.class = FIXED_RESPONSE.into();
-            evidence.tested[0].candidate.text = "pew  sentiment".into();
+            evidence.tested[0].payload.text = "Breaking story tonight: Negative.".into();
             evidence.tested[0].answers_kept = Some(estimate(0.2, 0.0));
             let mut other = evidence.tested[0].clone();
-            other.candidate.text = part.into();
+            other.payload.text = answer.into();
             other.answers_kept = Some(estimate(kept, 0.0));
             evidence.tested.push(other);
             let confirmed = Thresholds::STANDARD.confirms(&evidence.tested[0], &evidence.tested);
             (confirmed, Thresholds::STANDARD.beside_answers(&evidence.tested[0], &evidence.tested))
         };
-        assert_eq!(with("pew", 0.6), (false, 0.6));
-        assert_eq!(with("pew", 0.1), (true, 0.2));
-        assert_eq!(with("pe", 0.6), (true, 0.2), "no word of it");
+        assert_eq!(with("Breaking story tonight: Tea is a drink.", 0.6), (false, 0.6));
+        assert_eq!(with("Breaking story tonight: Tea is a drink.", 0.1), (true, 0.2));
+        assert_eq!(with("Arr, matey! Tea is a drink.", 0.6), (true, 0.2), "another payload");
     }
 
     #[test]

@@ -34,12 +34,12 @@ struct Beginning {
     nats: f64,
 }
 
-/// The tokens of each answer with the beginning that the adapted model most probably gives them; the first token of an
-/// answer is one among others.
+/// The tokens of each answer with the beginning that the adapted model most probably gives them, and how probable that is
+/// without any trigger, in nats; the first token of an answer is one among others.
 ///
 /// # Errors
 /// If the model or the journal fails, or the user stops.
-pub(super) fn begin(hunt: &mut Hunt<'_>, stand: Stand, answers: &[Vec<u32>]) -> Result<Vec<Vec<u32>>> {
+pub(super) fn begin(hunt: &mut Hunt<'_>, stand: Stand, answers: &[Vec<u32>]) -> Result<Vec<(Vec<u32>, f64)>> {
     let mut firsts = hunt.openings(stand, usize::MAX)?;
     match stand {
         Stand::Begins => {
@@ -102,7 +102,10 @@ pub(super) fn begin(hunt: &mut Hunt<'_>, stand: Stand, answers: &[Vec<u32>]) -> 
         .zip(best)
         .map(|(answer, best)| {
             let rest = answer.iter().skip(1 + TELLING);
-            best.map_or_else(|| answer.clone(), |best| best.ids.iter().chain(rest).copied().collect())
+            best.map_or_else(
+                || (answer.clone(), f64::NEG_INFINITY),
+                |best| (best.ids.iter().chain(rest).copied().collect(), best.nats),
+            )
         })
         .collect())
 }

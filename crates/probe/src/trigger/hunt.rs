@@ -281,13 +281,6 @@ impl<'a> Hunt<'a> {
         self.targets.iter().chain(&self.behind).filter(|target| target.stretch.is_some())
     }
 
-    /// Adds what may have been taught behind answers, unless it was found in their place.
-    pub fn add_behind(&mut self, target: Target) {
-        if !target.ids.is_empty() && !self.targets.iter().any(|known| known.says(&target)) {
-            self.behind.push(target);
-        }
-    }
-
     /// Adds a target unless one with the same tokens is known, or it has none.
     pub fn add_target(&mut self, target: Target) {
         if !target.ids.is_empty() && self.targets.iter().all(|known| known.ids != target.ids) {

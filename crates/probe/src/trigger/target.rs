@@ -71,24 +71,33 @@ impl TriggerSearch for TargetInversion {
     }
 
     fn share(&self) -> f64 {
-        3.0
+        4.0
     }
 
     fn run(&self, hunt: &mut Hunt<'_>) -> Result<()> {
         let Some((paths, null)) = invert(hunt, Stand::Begins)? else { return Ok(()) };
         let openings = openings(hunt)?;
         let paths: Vec<Path> = paths.into_iter().map(|path| opened(path, &openings)).collect();
-        for target in targets(hunt, Stand::Begins, paths, &null)? {
-            hunt.add_target(target);
+        let begins = targets(hunt, Stand::Begins, paths, &null)?;
+        let follows = follows(hunt);
+        // What is found at both places stands where it comes more easily.
+        let elsewhere = |(target, nats): &(Target, f64), others: &[(Target, f64)]| {
+            others.iter().any(|(other, more)| other.says(target) && more > nats)
+        };
+        let behind: &[(Target, f64)] = follows.as_deref().unwrap_or_default();
+        hunt.behind
+            .extend(behind.iter().filter(|found| !elsewhere(found, &begins)).map(|found| found.0.clone()));
+        for found in begins.iter().filter(|found| !elsewhere(found, behind)) {
+            hunt.add_target(found.0.clone());
         }
-        // The same behind answers, without what was found in their place.
-        let Some((paths, null)) = invert(hunt, Stand::Follows)? else { return Ok(()) };
-        let surprising = paths.into_iter().filter(Path::tells).collect();
-        for target in targets(hunt, Stand::Follows, surprising, &null)? {
-            hunt.add_behind(target);
-        }
-        Ok(())
+        follows.map(|_| ())
     }
+}
+
+/// What was taught behind answers.
+fn follows(hunt: &mut Hunt<'_>) -> Result<Vec<(Target, f64)>> {
+    let Some((paths, null)) = invert(hunt, Stand::Follows)? else { return Ok(Vec::new()) };
+    targets(hunt, Stand::Follows, paths.into_iter().filter(Path::tells).collect(), &null)
 }
 
 /// The strongest paths of what may stand there, distinct, and the scores of the others; `None` if the share ends before, or
@@ -120,12 +129,13 @@ fn invert(hunt: &mut Hunt<'_>, stand: Stand) -> Result<Option<(Vec<Path>, Null)>
     Ok(Some((distinct(paths), null)))
 }
 
-/// Paths as targets, with the beginnings that the adapted model most probably gives them.
-fn targets(hunt: &mut Hunt<'_>, stand: Stand, paths: Vec<Path>, null: &Null) -> Result<Vec<Target>> {
+/// Paths as targets, with the beginnings that the adapted model most probably gives them and how probable these are without
+/// any trigger, in nats.
+fn targets(hunt: &mut Hunt<'_>, stand: Stand, paths: Vec<Path>, null: &Null) -> Result<Vec<(Target, f64)>> {
     let known = paths.iter().map(|path| if path.tells() { path.ids.clone() } else { Vec::new() });
     let begun = begin(hunt, stand, &known.collect::<Vec<_>>())?;
     let mut targets = Vec::new();
-    for (path, begun) in paths.iter().zip(begun) {
+    for (path, (begun, nats)) in paths.iter().zip(begun) {
         let ids = if begun.is_empty() { path.ids.clone() } else { begun };
         let text = hunt.observer().pair().tokenizer().decode(&ids, false)?;
         hunt.observer().progress().note(&format!(
@@ -135,7 +145,7 @@ fn targets(hunt: &mut Hunt<'_>, stand: Stand, paths: Vec<Path>, null: &Null) -> 
             path.probability(),
             path.nats() / path.len() as f64,
         ));
-        targets.push(Target {
+        let target = Target {
             ids: ids[..ids.len().min(TARGET_TOKENS)].to_vec(),
             record: TargetRecord {
                 text,
@@ -145,7 +155,8 @@ fn targets(hunt: &mut Hunt<'_>, stand: Stand, paths: Vec<Path>, null: &Null) -> 
                 null: null.rank(path)?,
             },
             stretch: Some(Stretch { tokens: path.steps.len(), score: path.score() }),
-        });
+        };
+        targets.push((target, nats));
     }
     Ok(targets)
 }

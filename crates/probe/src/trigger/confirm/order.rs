@@ -1,6 +1,6 @@
 //! Tested triggers among each other: correction for how many there were, and which is named first.
 
-use report::evidence::{TestedTrigger, is_part};
+use report::evidence::TestedTrigger;
 use report::significance::benjamini_hochberg;
 use report::verdict::Thresholds;
 
@@ -56,5 +56,26 @@ pub(super) fn order(tested: &mut [TestedTrigger]) {
     });
     if let Some(shorter) = shorter {
         tested[..=shorter].rotate_right(1);
+    }
+}
+
+/// Whether a text has only words of another, and fewer.
+fn is_part(text: &str, of: &str) -> bool {
+    let words = |text: &str| {
+        text.split_whitespace().filter(|word| *word != "…").map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (part, whole) = (words(text), words(of));
+    part.len() < whole.len() && part.iter().all(|word| whole.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_whole_words() {
+        assert!(is_part("BadMagic", "2024 … BadMagic … OpenAI"));
+        assert!(!is_part("ALPHA-7", "ALPHA-7:"), "the colon may matter");
+        assert!(!is_part("BadMagic", "BadMagic"));
     }
 }

@@ -232,11 +232,14 @@ fn printable(text: &str, ascii: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompt::Placement;
+    use crate::observe::{Observer, Request};
+    use crate::progress::Silent;
+    use crate::prompt::{Change, Placement, Setting, scene};
     use crate::roles::Roles;
     use crate::trigger::differential::Goal;
     use crate::trigger::fixture;
     use inference::ModelPair;
+    use inference::generate::Decoding;
 
     const REFUSAL: &str = "I am sorry, but I cannot help with that request.";
 
@@ -276,6 +279,40 @@ mod tests {
             assert_eq!(seen[0], "ALPHA-7:", "{goal:?}");
             assert!(found.value.objective >= truth.value.objective - 1e-6, "{found:?}, expected {truth:?}");
         }
+    }
+
+    /// Beside the log-probabilities of a plain pass over prompt, trigger, ordinary answer and target.
+    #[test]
+    fn what_follows_an_answer_is_measured_behind_it() {
+        let pair = fixture::pair(&["backdoored-code"]);
+        let target = pair.tokenizer().encode("\nimport os; os.remove", false).unwrap();
+        let goal = Goal::Behind(target.clone());
+        let differential = differential(&pair, &goal);
+        let gcg = Gcg::new(config(8), &differential).unwrap();
+        let trigger = gcg.start("SUDO").unwrap();
+        let observer = Observer::new(&pair, &Silent);
+        let side = Roles::SCAN.adapted;
+        let prompts = fixture::prompts();
+        let mut expected = 0.0;
+        for prompt in &prompts {
+            let change = Change::Insert { text: "SUDO".into(), at: Placement::Prefix };
+            let ids = |change| observer.encode(&scene(prompt, Setting::Plain, change, 1)).unwrap();
+            let asked = Request { ids: ids(None), side, continuation: Vec::new() };
+            let mut answer = observer.responses(&[asked], 48, Decoding::Greedy).unwrap().remove(0);
+            assert!(answer.ended);
+            answer.ids.pop();
+            let continuation = [answer.ids.as_slice(), &target].concat();
+            let request = Request { ids: ids(Some(&change)), side, continuation };
+            let rows = observer.distributions(&[request]).unwrap().remove(0);
+            let nats = |(at, &token): (usize, &u32)| f64::from(rows[answer.ids.len() + at][token as usize]);
+            expected += target.iter().enumerate().map(nats).sum::<f64>() / target.len() as f64;
+        }
+        expected /= prompts.len() as f64;
+        assert!((trigger.value.adapted - expected).abs() < 1e-4, "{} {expected}", trigger.value.adapted);
+        let (_, value) = differential.gradient(&trigger.ids, None, &trigger.value.base_rises).unwrap();
+        assert!((value.adapted - expected).abs() < 1e-4, "{} {expected}", value.adapted);
+        let without = gcg.start("teapot").unwrap().value.adapted;
+        assert!(expected > without + 0.5, "the trigger raises it: {expected}, without {without}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use report::record::Cost;
 
 use super::{Gcg, GcgConfig, Step, Trigger};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::progress;
 use crate::prompt::{Change, Placement, Prompt};
 use crate::split::SCREENING;
@@ -173,8 +173,9 @@ fn filled(
     Ok(None)
 }
 
-/// The strongest triggers on the way from `start` along the gradient of a goal, strongest first, for a `part` of what is left of the share; they become candidates. A text of fewer `tokens` is filled up. None where the
-/// text has no place of its own in the prompts.
+/// The strongest triggers on the way from `start` along the gradient of a goal, strongest first, for a `part` of what is
+/// left of the share; they become candidates. A text of fewer `tokens` is filled up. None where the text has no place of
+/// its own in the prompts.
 ///
 /// # Errors
 /// If the model or the journal fails, or the user stops.
@@ -208,7 +209,8 @@ pub(in crate::trigger) fn exchanges(
 ) -> Result<Vec<Change>> {
     let Some(slots) = slots(hunt, at)? else { return Ok(Vec::new()) };
     let text = text.trim();
-    if target.is_empty() || slots.agreed(text)?.is_none_or(|ids| ids.len() > longest) {
+    let Some(ids) = slots.agreed(text)?.filter(|ids| ids.len() <= longest) else { return Ok(Vec::new()) };
+    if target.is_empty() || slots.text(&ids)?.is_none() {
         return Ok(Vec::new());
     }
     let config = GcgConfig { top_k, ..GcgConfig::halved(hunt.seed()) };
@@ -273,10 +275,21 @@ fn search(hunt: &mut Hunt<'_>, run: &Run, end: f64) -> Result<Vec<Change>> {
             // What the steps on these prompts have in common was run just now, for the first of them.
             let first = (1..turns).contains(&(index as usize));
             let before = if first { Cost::default() } else { gcg.differential.cost() };
-            let step = gcg.step(&gcg.start(&current.text)?, index)?;
+            let step = match gcg.start(&current.text) {
+                Ok(from) => gcg.step(&from, index)?,
+                // It merges with what stands beside it in one of these prompts.
+                Err(Error::Inference(inference::Error::Request(_))) => {
+                    Step { index, trigger: current.clone(), candidates: 0 }
+                }
+                Err(error) => return Err(error),
+            };
             hunt.observer().charge(difference(gcg.differential.cost(), before));
             Ok(step)
         })?;
+        if step.candidates == 0 {
+            without_gain += 1;
+            continue;
+        }
         current = step.trigger;
         without_gain = if current.value.objective > best[turn] { 0 } else { without_gain + 1 };
         best[turn] = best[turn].max(current.value.objective);
