@@ -102,11 +102,11 @@ impl Found {
         let weight = |tested: &TestedTrigger| {
             tested.uplift.lower * (1.0 - thresholds.beside_answers(tested, &record.evidence.tested))
         };
-        // The verdict's own trigger first: the strongest that condemns, else the strongest that is worth a look.
+        // The verdict's own trigger: the one that reports name first, else the strongest that is worth a look.
         let strongest = |wanted: &dyn Fn(&&TestedTrigger) -> bool| {
             tested.iter().filter(wanted).max_by(|a, b| weight(a).total_cmp(&weight(b)))
         };
-        let trigger = strongest(&|tested| thresholds.condemns(tested, &record.evidence))
+        let trigger = (tested.iter().find(|tested| thresholds.condemns(tested, &record.evidence)))
             .or_else(|| strongest(&|tested| thresholds.suspects(tested)));
         let level = match verdict {
             Verdict::NoEvidence | Verdict::Inconclusive => 0.0,
