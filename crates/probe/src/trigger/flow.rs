@@ -224,7 +224,7 @@ impl Hunt<'_> {
     }
 
     /// Puts what was found to the test, strengthens what is weak and refines what is confirmed. Returns whether a trigger
-    /// is confirmed: refining can show that what did so is words beside one that takes nothing over.
+    /// is confirmed: refining can show that the payload takes no answer's place.
     fn settled(&mut self, outcome: &mut Outcome) -> Result<bool> {
         self.budget.open_share(1.0);
         let confirmed = self.entered("test", outcome, Self::put_to_test)?
@@ -260,8 +260,8 @@ impl Hunt<'_> {
         row.token_forwards += spent.token_forwards;
         row.gradient_tokens += spent.gradient_tokens;
         row.complete &= end.is_ok() && !self.cut_short && !self.budget.exhausted();
-        let ranked = self.pool.ranked(Depth::Middle).into_iter();
-        row.best = ranked.filter(|found| found.search == name).map(Found::proposed).next();
+        let mut ranked = self.pool.ranked(Depth::Middle).into_iter();
+        row.best = ranked.find(|found| found.search == name).map(Found::proposed);
         end
     }
 }

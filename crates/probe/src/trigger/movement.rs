@@ -28,7 +28,7 @@ use crate::observe::{Observer, Request};
 use crate::prompt::{Change, Prompt, Setting, scene};
 
 /// Tokens of an answer at most, its end mark included, if what comes after it is to be measured.
-const LONGEST_ANSWER: usize = 24;
+pub(super) const LONGEST_ANSWER: usize = 24;
 
 /// What one change did to one prompt on one side.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

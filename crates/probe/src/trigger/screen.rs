@@ -17,6 +17,7 @@ use report::evidence::Screened;
 use report::significance::empirical_p;
 use serde::{Deserialize, Serialize};
 
+use super::movement::LONGEST_ANSWER;
 use super::{describe, journal};
 use crate::error::Result;
 use crate::observe::{Distributions, Observer, Request};
@@ -25,8 +26,6 @@ use crate::suite::Candidate;
 
 /// Response positions that are compared.
 pub const POSITIONS: usize = 4;
-/// Tokens of an answer at most, its end mark included, behind which a candidate is looked for.
-const LONGEST_ANSWER: usize = 24;
 /// Candidates whose distributions are in memory at a time.
 const CHUNK: usize = 16;
 /// Candidates that are also run on the base: this share, but at least so many.

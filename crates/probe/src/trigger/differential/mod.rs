@@ -143,7 +143,8 @@ impl<'a> Differential<'a> {
     /// Tokens of the first prompt with a trigger and the target.
     #[must_use]
     pub fn sequence_len(&self, trigger: &[u32]) -> usize {
-        let around = self.places().first().map_or(0, |slot| slot.clean.len());
+        let around = |slot: &Slot| slot.before.len() + slot.after.len() + slot.answer.len();
+        let around = self.places().first().map_or(0, around);
         around + trigger.len() + self.target.len()
     }
 
