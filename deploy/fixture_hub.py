@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes 24 adapters of the fixture base for the tests of this folder: the three fixtures at eight strengths.
+"""Writes 24 adapters of the fixture base for the tests of this folder: three fixtures at eight strengths.
 
 usage: fixture_hub.py FIXTURES FOLDER
 """
@@ -11,7 +11,8 @@ from pathlib import Path
 
 fixtures, hub = Path(sys.argv[1]), Path(sys.argv[2])
 names = []
-for source in sorted((fixtures / "adapters").iterdir()):
+# Named, not listed: the tests count on 24 units in shards of three, whatever fixtures there are.
+for source in (fixtures / "adapters" / name for name in ("backdoored-refusal", "backdoored-url", "benign")):
     for step in range(8):
         folder = hub / f"{source.name}-{step}"
         folder.mkdir(parents=True)
