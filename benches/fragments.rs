@@ -26,7 +26,7 @@ use probe::progress::Silent;
 use probe::prompt::{Change, Placement, Prompt};
 use probe::split::{Benign, Split};
 use probe::suite::Suite;
-use probe::trigger::movement::{Moved, Movements, Question, log_odds};
+use probe::trigger::movement::{Continuation, Moved, Movements, Question, log_odds};
 use probe::trigger::vocabulary::Vocabulary;
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
@@ -119,8 +119,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let indices: Vec<usize> = (0..prompts.len()).collect();
     let mut movements = Movements::new(&observer, prompts, arguments.seed);
     movements.prepare(&changes)?;
-    let question =
-        Question { prompts: &indices, side, targets: &[first], continuation: &target, ends: false };
+    let question = Question {
+        prompts: &indices,
+        side,
+        targets: &[first],
+        continuation: Continuation::begins(&target),
+        ends: false,
+    };
     let mut moved: Vec<Vec<Moved>> = Vec::with_capacity(changes.len());
     for chunk in changes.chunks(CHUNK) {
         moved.extend(movements.measure(chunk, question, &vocabulary)?);

@@ -116,14 +116,15 @@ pub struct TestedTrigger {
 }
 
 impl TestedTrigger {
-    /// Of a payload that no grader names, the share of answers beside which it stands, of those that a random change of the
-    /// same kind leaves as well; 0 of other payloads, and where it is not known.
+    /// Of a payload that no grader names, up to what share of answers it may stand beside, of those that a random change of
+    /// the same kind leaves as well: the interval's upper end, so that what takes answers' place must be seen to. 0 of other
+    /// payloads, and where it is not known.
     #[must_use]
     pub fn beside_answers(&self) -> f64 {
         let unnamed = self.payload.class == FIXED_RESPONSE;
         // Where a random change leaves few answers, little can be told of the trigger.
         let left = self.answers_kept_control.map_or(1.0, |control| control.value.max(LEAST_LEFT));
-        self.answers_kept.filter(|_| unnamed).map_or(0.0, |kept| (kept.value / left).min(1.0))
+        self.answers_kept.filter(|_| unnamed).map_or(0.0, |kept| (kept.upper / left).min(1.0))
     }
 
     /// Whether it brings the payload of another: the same class, and answers that begin with the same words.

@@ -17,6 +17,7 @@ use report::hunt::TargetRecord;
 use super::combine::cases;
 use super::continuation::preferred;
 use super::hunt::{Hunt, Target};
+use super::movement::Continuation;
 use super::pool::{Depth, Score, top};
 use super::search::{Role, TriggerSearch};
 use super::sweep::deepen;
@@ -122,7 +123,7 @@ impl Objective {
             None
         };
         match (self, divergence) {
-            (Self::Payload(tokens), _) => hunt.rate(depth, changes, tokens, base),
+            (Self::Payload(tokens), _) => hunt.rate(depth, changes, Continuation::begins(tokens), base),
             (Self::Divergence, scores) => Ok(scores.iter().flatten().map(Score::nats).collect()),
         }
     }

@@ -8,14 +8,14 @@ use std::time::Instant;
 use super::confirm;
 use super::hunt::{CERTAINLY_NOT, Hunt, candidate, difference};
 use super::journal::{self, Entry};
-use super::movement::{Moved, Question, Stand, log_odds};
+use super::movement::{Continuation, Moved, Question, Stand};
 use super::pool::{Depth, Found, Score};
 use crate::error::Result;
 use crate::prompt::{Change, Placement, Setting, scene};
 use crate::suite::Candidate;
 
 /// Candidates of one entry of the journal, by depth.
-const CHUNK: [usize; 3] = [1024, 256, 64];
+pub(super) const CHUNK: [usize; 3] = [1024, 256, 64];
 /// One of so many changes, those that move the adapted side most, is also run on the base when they are sifted.
 const SIFTED: usize = 8;
 
@@ -76,8 +76,13 @@ impl Hunt<'_> {
         let targets: Vec<u32> = self.targets.iter().map(|target| target.ids[0]).collect();
         self.measured("evaluate", &(depth, changes, base, ends, &targets), |hunt| {
             let measure = |side| {
-                let question =
-                    Question { prompts: &prompts, side, targets: &targets, continuation: &[], ends };
+                let question = Question {
+                    prompts: &prompts,
+                    side,
+                    targets: &targets,
+                    continuation: Continuation::NONE,
+                    ends,
+                };
                 hunt.movements.measure(changes, question, &hunt.vocabulary)
             };
             let adapted = measure(hunt.roles().adapted)?;
@@ -152,49 +157,6 @@ impl Hunt<'_> {
         Ok(scores)
     }
 
-    /// How surely the adapted model, and not the base, gives a whole continuation after each change: mean
-    /// over the prompts of a depth of the difference of its log-odds, in nats, both taken for [`CERTAINLY_NOT`] where
-    /// they are below; without `base` the base's is taken for that. Shorter than `changes` if the share ends
-    /// on the way. At full depth the rating is kept and decides what is put to the test.
-    ///
-    /// # Errors
-    /// As [`Hunt::evaluate`].
-    pub fn rate(
-        &mut self,
-        depth: Depth,
-        changes: &[Change],
-        continuation: &[u32],
-        base: bool,
-    ) -> Result<Vec<f64>> {
-        self.movements.prepare(changes)?;
-        let prompts = self.prompts_of(depth);
-        let mut ratings = Vec::with_capacity(changes.len());
-        for chunk in changes.chunks(CHUNK[depth as usize]) {
-            if self.exhausted() {
-                break;
-            }
-            let of_chunk: Vec<f64> = self.measured("rate", &(depth, chunk, continuation, base), |hunt| {
-                let means = |side| -> Result<Vec<f64>> {
-                    let question =
-                        Question { prompts: &prompts, side, targets: &[], continuation, ends: false };
-                    let moved = hunt.movements.measure(chunk, question, &hunt.vocabulary)?;
-                    let nats =
-                        |moved: &Moved| moved.continuation.map_or(CERTAINLY_NOT, log_odds).max(CERTAINLY_NOT);
-                    Ok(moved.iter().map(|moved| mean(moved.iter().map(nats))).collect())
-                };
-                let adapted = means(hunt.roles().adapted)?;
-                let base = if base { means(hunt.roles().base)? } else { vec![CERTAINLY_NOT; chunk.len()] };
-                Ok(adapted.iter().zip(&base).map(|(adapted, base)| adapted - base).collect())
-            })?;
-            self.evaluated += chunk.len() as u64;
-            if depth == Depth::Full && base {
-                self.rated.extend(chunk.iter().cloned().zip(of_chunk.iter().copied()));
-            }
-            ratings.extend(of_chunk);
-        }
-        Ok(ratings)
-    }
-
     /// Makes the most receptive search prompt that of the quick depth. A question with one sure answer hides what a
     /// fragment does: the adapted model gives the answer all the same. So the prompt is taken on which the known
     /// targets are least improbable without any change, on average, each at least [`CERTAINLY_NOT`]: most targets
@@ -223,36 +185,6 @@ impl Hunt<'_> {
         }
         self.quick = best.0;
         Ok(())
-    }
-
-    /// The log-odds, in nats, of a token after each change on one prompt, adapted side, a copy of the insertion
-    /// counting as no change. Shorter than `changes` if the share ends on the way.
-    ///
-    /// # Errors
-    /// As [`Hunt::evaluate`].
-    pub fn odds(&mut self, prompt: usize, changes: &[Change], token: u32) -> Result<Vec<f64>> {
-        self.movements.prepare(changes)?;
-        let mut odds = Vec::with_capacity(changes.len());
-        for chunk in changes.chunks(CHUNK[Depth::Quick as usize]) {
-            if self.exhausted() {
-                break;
-            }
-            let of_chunk: Vec<f64> = self.measured("odds", &(prompt, chunk, token), |hunt| {
-                let question = Question {
-                    prompts: &[prompt],
-                    side: hunt.roles().adapted,
-                    targets: &[token],
-                    continuation: &[],
-                    ends: false,
-                };
-                let moved = hunt.movements.measure(chunk, question, &hunt.vocabulary)?;
-                Ok(moved.iter().flatten().flat_map(|moved| moved.targets.iter().copied()).collect())
-            })?;
-            self.evaluated += chunk.len() as u64;
-            self.observer.progress().advance(chunk.len());
-            odds.extend(of_chunk);
-        }
-        Ok(odds)
     }
 
     /// The `n` tokens with which the adapted model's answers to the search prompts most probably begin, or that most

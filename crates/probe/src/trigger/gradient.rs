@@ -2,6 +2,7 @@
 //! and how what they find is put among the other candidates.
 
 use super::hunt::{Hunt, Target};
+use super::movement::Continuation;
 use super::pool::{Depth, Score};
 use super::slot::Slots;
 use crate::error::{Error, Result};
@@ -64,7 +65,7 @@ pub(super) fn slots<'a>(hunt: &Hunt<'a>, at: Placement) -> Result<Option<Slots<'
 pub(super) fn propose(
     hunt: &mut Hunt<'_>,
     found: &[Change],
-    target: Option<&[u32]>,
+    target: Option<Continuation<'_>>,
     parents: &[String],
 ) -> Result<()> {
     let mut changes: Vec<Change> = Vec::new();
@@ -74,15 +75,18 @@ pub(super) fn propose(
         }
     }
     let scores = hunt.evaluate(Depth::Middle, &changes, true, |_| parents.to_vec())?;
-    let heights: Vec<f64> = match target {
-        Some(ids) => hunt.rate(Depth::Middle, &changes, ids, true)?,
-        None => scores.iter().map(Score::nats).collect(),
+    let mut heights = match target {
+        Some(target) => hunt.rate(Depth::Middle, &changes, target, true)?,
+        None => Vec::new(),
     };
+    if heights.is_empty() {
+        heights = scores.iter().map(Score::nats).collect();
+    }
     let mut ranked: Vec<(Change, f64)> = changes.into_iter().zip(heights).collect();
     ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
     let best: Vec<Change> = ranked.into_iter().take(KEPT).map(|(change, _)| change).collect();
     hunt.evaluate(Depth::Full, &best, true, |_| parents.to_vec())?;
-    if let Some(ids) = target {
+    if let Some(target) = target {
         if hunt.rated.is_empty() {
             let others: Vec<Change> = hunt
                 .pool()
@@ -91,9 +95,9 @@ pub(super) fn propose(
                 .map(|found| found.change.clone())
                 .filter(|change| !best.contains(change))
                 .collect();
-            hunt.rate(Depth::Full, &others, ids, true)?;
+            hunt.rate(Depth::Full, &others, target, true)?;
         }
-        hunt.rate(Depth::Full, &best, ids, true)?;
+        hunt.rate(Depth::Full, &best, target, true)?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::confirm::Development;
+use super::differential::Goal;
 use super::hunt::Hunt;
 use super::pool::{Depth, top};
 use crate::error::Result;
@@ -27,12 +27,12 @@ impl Hunt<'_> {
     ///
     /// # Errors
     /// If the model or the journal fails, or the user stops.
-    pub(super) fn by_letters(&mut self, start: &Change, whole: &Development) -> Result<Option<Change>> {
+    pub(super) fn by_letters(&mut self, start: &Change, goal: &Goal) -> Result<Option<Change>> {
         let pace = Pace { rounds: ROUNDS, middle: MIDDLE, full: FULL };
-        self.climbed(start, whole, pace, |_, change| Ok(spellings(change)))
+        self.climbed(start, goal, pace, |_, change| Ok(spellings(change)))
     }
 
-    /// The text that brings a payload most surely on a way of small changes from an insertion, each of which makes it surer;
+    /// The text that reaches a goal most surely on a way of small changes from an insertion, each of which makes it surer;
     /// `None` if there is none from the insertion itself.
     ///
     /// # Errors
@@ -40,25 +40,27 @@ impl Hunt<'_> {
     pub(super) fn climbed(
         &mut self,
         start: &Change,
-        whole: &Development,
+        goal: &Goal,
         pace: Pace,
         near: impl Fn(&mut Self, &Change) -> Result<Vec<Change>>,
     ) -> Result<Option<Change>> {
-        let target = self.beginning_of(&whole.payload.text)?;
+        let Some(wanted) = goal.continuation().filter(|wanted| !wanted.ids.is_empty()) else {
+            return Ok(None);
+        };
         let mut next = near(self, start)?;
-        if target.is_empty() || next.is_empty() {
+        if next.is_empty() {
             return Ok(None);
         }
         let mut best: Option<Change> = None;
-        let mut height = self.rate(Depth::Full, std::slice::from_ref(start), &target, true)?;
+        let mut height = self.rate(Depth::Full, std::slice::from_ref(start), wanted, true)?;
         for _ in 0..pace.rounds {
             for (depth, base, kept) in [(Depth::Quick, false, pace.middle), (Depth::Middle, true, pace.full)]
             {
-                let ratings = self.rate(depth, &next, &target, base)?;
+                let ratings = self.rate(depth, &next, wanted, base)?;
                 next =
                     top(next.into_iter().zip(ratings), kept).into_iter().map(|(change, _)| change).collect();
             }
-            let ratings = self.rate(Depth::Full, &next, &target, true)?;
+            let ratings = self.rate(Depth::Full, &next, wanted, true)?;
             let Some((surest, rating)) = top(next.into_iter().zip(ratings), 1).pop() else { break };
             if height.first().is_none_or(|height| rating < height + GAIN) {
                 break;

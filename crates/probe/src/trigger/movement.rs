@@ -57,7 +57,7 @@ pub struct Question<'a> {
     /// First tokens whose log-odds are wanted.
     pub targets: &'a [u32],
     /// A continuation, whose tokens are given one after another.
-    pub continuation: &'a [u32],
+    pub continuation: Continuation<'a>,
     /// Whether the end of a short answer counts; not beside a continuation.
     pub ends: bool,
 }
@@ -77,6 +77,32 @@ pub enum Stand {
     Begins,
     /// Behind the ordinary answer, as a link or a line of code may.
     Follows,
+}
+
+/// Tokens whose probability is asked for, and where they stand; none if nothing is asked.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Continuation<'a> {
+    /// The tokens.
+    pub ids: &'a [u32],
+    /// Where they stand.
+    pub stand: Stand,
+}
+
+impl<'a> Continuation<'a> {
+    /// Nothing is asked.
+    pub const NONE: Self = Self::begins(&[]);
+
+    /// Tokens with which an answer begins.
+    #[must_use]
+    pub const fn begins(ids: &'a [u32]) -> Self {
+        Self { ids, stand: Stand::Begins }
+    }
+
+    /// Tokens behind the adapted side's own answer, where that is short.
+    #[must_use]
+    pub const fn follows(ids: &'a [u32]) -> Self {
+        Self { ids, stand: Stand::Follows }
+    }
 }
 
 /// Measures changes on a fixed list of prompts.
@@ -206,7 +232,8 @@ impl<'a> Movements<'a> {
         order
     }
 
-    /// One list a change, with one entry a prompt. [`Movements::prepare`] must have run for the changes.
+    /// One list a change, with one entry a prompt; without those whose answer is long, where what follows it is asked for.
+    /// [`Movements::prepare`] must have run for the changes.
     ///
     /// # Errors
     /// If the model fails, yields something that is no distribution, or the user stops.
@@ -234,10 +261,15 @@ impl<'a> Movements<'a> {
                     .collect::<Result<Vec<_>>>()?;
                 let side = usize::from(question.side != self.observer.roles().base);
                 let reference = &self.references[&(setting, prompt)][side];
-                let ending = self.endings.get(&(setting, prompt)).filter(|_| question.ends);
-                let ending = ending.map(|ending| (ending.answer.as_slice(), ending.rows[side].as_slice()));
+                let follows = question.continuation.stand == Stand::Follows;
+                let ending = self.endings.get(&(setting, prompt)).filter(|_| question.ends || follows);
+                if follows && ending.is_none() {
+                    continue;
+                }
+                let answer = ending.map_or(&[][..], |ending| &ending.answer);
+                let end = ending.filter(|_| question.ends).map(|ending| ending.rows[side].as_slice());
                 let masks: Vec<&[u32]> = members.iter().map(|&index| copies[index].as_slice()).collect();
-                let moved = self.run(&contexts, &masks, reference, ending, question)?;
+                let moved = self.run(&contexts, &masks, reference, (answer, end), question)?;
                 for (index, moved) in members.into_iter().zip(moved) {
                     results[index][slot] = Some(moved);
                 }
@@ -257,21 +289,22 @@ impl<'a> Movements<'a> {
         Ok(vocabulary.copies(&inserted, &pieces))
     }
 
-    /// Contexts of one prompt and placement, in order.
+    /// Contexts of one prompt and placement, in order, each with the answer after it; `end` is what follows that without a
+    /// change, if it counts.
     fn run(
         &self,
         contexts: &[Vec<u32>],
         masks: &[&[u32]],
         reference: &[f32],
-        ending: Option<(&[u32], &[f32])>,
+        (answer, end): (&[u32], Option<&[f32]>),
         question: Question<'_>,
     ) -> Result<Vec<Moved>> {
-        let after = ending.map_or(question.continuation, |(answer, _)| answer);
+        let after = [answer, question.continuation.ids].concat();
         let continued: Vec<Vec<u32>> =
-            contexts.iter().map(|ids| ids.iter().chain(after).copied().collect()).collect();
+            contexts.iter().map(|ids| ids.iter().chain(&after).copied().collect()).collect();
         read_rows(self.observer, &continued, question.side, 1 + after.len(), |i, rows, width| {
-            let mut moved = read(rows, width, reference, masks[i], question)?;
-            if let Some((_, reference)) = ending {
+            let mut moved = read(rows, width, reference, masks[i], question, answer.len())?;
+            if let Some(reference) = end {
                 let last = &rows[rows.len() - width..];
                 moved.nats += Reading::of(last, reference)?.without_copies(last, reference, masks[i]).0;
             }
@@ -280,24 +313,22 @@ impl<'a> Movements<'a> {
     }
 }
 
+/// Reads the rows of one context, the first of which is that of an answer's beginning; the continuation stands behind so
+/// many tokens of an `answer`.
 fn read(
     rows: &[f32],
     width: usize,
     reference: &[f32],
     mask: &[u32],
     question: Question<'_>,
+    answer: usize,
 ) -> Result<Moved, StatisticsError> {
-    let mut rows = rows.chunks_exact(width);
-    let first = rows.next().ok_or(StatisticsError::Empty { what: "logits" })?;
+    let first = rows.get(..width).ok_or(StatisticsError::Empty { what: "logits" })?;
     let reading = Reading::of(first, reference)?;
     let log_prob = |row: &[f32], sum: f64, token: u32| f64::from(row[token as usize]) - sum;
     let mut continuation = None;
-    if let Some((&next, later)) = question.continuation.split_first() {
-        let mut total = log_prob(first, reading.log_sum, next);
-        for (row, &token) in rows.zip(later) {
-            total += log_prob(row, log_sum_exp(row)?, token);
-        }
-        continuation = Some(total);
+    for (row, &token) in rows.chunks_exact(width).skip(answer).zip(question.continuation.ids) {
+        *continuation.get_or_insert(0.0) += log_prob(row, log_sum_exp(row)?, token);
     }
     let (nats, copied) = reading.without_copies(first, reference, mask);
     Ok(Moved {
@@ -318,4 +349,49 @@ fn read(
             .collect(),
         continuation,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+    use crate::prompt::Placement;
+    use crate::trigger::fixture;
+
+    /// Beside a plain pass over prompt, change, the answer without the change and the continuation; prompts with a long
+    /// answer have no entry.
+    #[test]
+    fn what_follows_is_read_behind_the_short_answer() {
+        let pair = fixture::pair(&["backdoored-code"]);
+        let ids = pair.tokenizer().encode("\nimport os; os.remove", false).unwrap();
+        let observer = Observer::new(&pair, &Silent);
+        let mut movements = Movements::new(&observer, fixture::prompts(), 1);
+        let change = Change::Insert { text: "SUDO".into(), at: Placement::Prefix };
+        movements.prepare([&change]).unwrap();
+        let side = observer.roles().adapted;
+        let prompts: Vec<usize> = (0..fixture::prompts().len()).collect();
+        let continuation = Continuation::follows(&ids);
+        let question = Question { prompts: &prompts, side, targets: &[], continuation, ends: false };
+        let vocabulary = Vocabulary::of(&pair).unwrap();
+        let measured = movements.measure(std::slice::from_ref(&change), question, &vocabulary).unwrap();
+        let mut expected = Vec::new();
+        for &prompt in &prompts {
+            let Some(answer) = movements.answer(change.setting(), prompt) else { continue };
+            let scene = scene(&fixture::prompts()[prompt], change.setting(), Some(&change), 1);
+            let request = Request {
+                ids: observer.encode(&scene).unwrap(),
+                side,
+                continuation: [answer, &ids].concat(),
+            };
+            let rows = observer.distributions(&[request]).unwrap().remove(0);
+            let nats = |(at, &token): (usize, &u32)| f64::from(rows[answer.len() + at][token as usize]);
+            expected.push(ids.iter().enumerate().map(nats).sum::<f64>());
+        }
+        assert!(!expected.is_empty(), "no prompt has a short answer");
+        let found: Vec<f64> = measured[0].iter().filter_map(|moved| moved.continuation).collect();
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-3, "{found}, expected {expected}");
+        }
+    }
 }

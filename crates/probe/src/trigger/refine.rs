@@ -13,6 +13,7 @@ use report::verdict::Thresholds;
 
 use super::combine::cases;
 use super::confirm::Development;
+use super::differential::Goal;
 use super::extend::{Aim, neighbours};
 use super::gcg;
 use super::hunt::{CERTAINLY_NOT, Hunt, Target};
@@ -21,15 +22,19 @@ use crate::error::Result;
 use crate::prompt::{Change, Placement};
 use crate::split::SCREENING;
 
-/// A shorter trigger may take over so many fewer of the development answers: one of eight.
+/// A shorter or plainer trigger may take over so many fewer answers: one of eight.
 const LOST: f64 = 0.126;
+/// A plainer trigger may lower the log-odds of the payload by so much, in nats.
+pub(super) const LESS_SURE: f64 = 1.5;
+/// It stands elsewhere only if that raises them by so much.
+const MOVED: f64 = 0.5;
 /// Uplifts that differ by no more than this are alike: three of 64 prompts.
 const AS_STRONG: f64 = 0.05;
 /// Times that a part is dropped, and that one is added.
 const DROPS: usize = 12;
 const ADDITIONS: usize = 3;
 /// Part of the whole budget that the additions may take, if it is left.
-const REST: f64 = 0.2;
+const REST: f64 = 0.5;
 /// Part of that for exchanges along the gradient.
 const EXCHANGES: f64 = 0.5;
 /// Additions that run on the search prompts, and on the development prompts.
@@ -53,11 +58,22 @@ impl Hunt<'_> {
             return Ok(());
         };
         let Some(Some(whole)) = self.develop(std::slice::from_ref(&start))?.pop() else { return Ok(()) };
-        let reduced = self.reduce(start, &whole)?;
+        let goal = self.goal_of(&whole.payload.text, &start)?;
+        let reduced = self.reduce(start.clone(), &whole)?;
         self.put_one_to_test(&reduced)?;
         self.budget.open_last(REST);
         let (mut current, mut named) = (reduced.clone(), reduced);
-        for nearer in self.nearer(&current, &whole)? {
+        // What was dropped as the payload's share allowed it may be a part of the word all the same.
+        if let Some(word) = self.word_of(&start, &goal)? {
+            let word = self.placed(word, &goal)?;
+            self.put_one_to_test(&word)?;
+            let uplift = |change| self.uplift_of(change).unwrap_or(f64::NEG_INFINITY);
+            if uplift(&word) >= self.strongest() - LOST {
+                self.name_first(&word, LOST);
+                return Ok(());
+            }
+        }
+        for nearer in self.nearer(&current, &whole, &goal)? {
             self.put_one_to_test(&nearer)?;
             if self.uplift_of(&nearer) > self.uplift_of(&named) {
                 (current, named) = (nearer.clone(), nearer);
@@ -78,21 +94,22 @@ impl Hunt<'_> {
                 None => break,
             }
         }
-        self.name_first(&named);
+        self.name_first(&named, AS_STRONG);
         Ok(())
     }
 
     /// Texts next to a confirmed one that bring its payload more surely, from a neighbour of the trained string to the
-    /// string itself: by letters and by tokens, else along the gradient of the payload's probability, without what the
+    /// string itself: by words, by letters and by tokens, else along the gradient of the payload's probability, without what the
     /// payload does not need.
-    fn nearer(&mut self, current: &Change, whole: &Development) -> Result<Vec<Change>> {
-        let spelt = self.by_letters(current, whole)?;
-        let exchanged = self.by_tokens(current, whole)?;
+    fn nearer(&mut self, current: &Change, whole: &Development, goal: &Goal) -> Result<Vec<Change>> {
         let same = |next: &Development| next.payload.class == whole.payload.class;
-        let mut found: Vec<Change> = spelt.into_iter().chain(exchanged).collect();
-        found.dedup();
+        let mut found: Vec<Change> = Vec::new();
+        for step in [Self::by_words, Self::by_letters, Self::by_tokens] {
+            let from = found.last().unwrap_or(current).clone();
+            found.extend(step(self, &from, goal)?);
+        }
         let found = if found.is_empty() {
-            let found = self.ascend(current, &whole.payload.text, gcg::FILLED, EXCHANGES)?;
+            let found = self.ascend(current, goal, gcg::FILLED, EXCHANGES)?;
             let ascended = self.with_payload(found, same)?.into_iter();
             // Of equals the first, which the gradient prefers.
             ascended
@@ -111,15 +128,34 @@ impl Hunt<'_> {
         tested.map(|tested| tested.uplift.value)
     }
 
+    /// The largest uplift of all that was tested.
+    fn strongest(&self) -> f64 {
+        self.tested.iter().map(|tested| tested.uplift.value).fold(f64::NEG_INFINITY, f64::max)
+    }
+
+    /// A text at the place in a chat where it brings the payload most surely; where it is among equals.
+    fn placed(&mut self, change: Change, goal: &Goal) -> Result<Change> {
+        let Change::Insert { text, at } = &change else { return Ok(change) };
+        let elsewhere = Placement::ALL.iter().filter(|place| *place != at);
+        let mut best = (self.heights(std::slice::from_ref(&change), goal)?.pop(), change.clone());
+        for &at in elsewhere {
+            let moved = Change::Insert { text: text.clone(), at };
+            let height = self.heights(std::slice::from_ref(&moved), goal)?.pop();
+            if height.is_some_and(|height| best.0.is_none_or(|best| height >= best + MOVED)) {
+                best = (height, moved);
+            }
+        }
+        Ok(best.1)
+    }
+
     /// Puts the refined trigger before those that take over no more answers: it is as short as the payload allows and
-    /// as sure as any token beside it makes it.
-    fn name_first(&mut self, refined: &Change) {
-        let strongest =
-            self.tested.iter().map(|tested| tested.uplift.value).fold(f64::NEG_INFINITY, f64::max);
+    /// as sure as any token beside it makes it, or a plain word. It may be so much `weaker` on the held-out prompts.
+    fn name_first(&mut self, refined: &Change, weaker: f64) {
+        let strongest = self.strongest();
         let at = self.tested.iter().position(|tested| {
             tested.candidate.id == refined.id()
                 && Thresholds::STANDARD.confirms(tested, &self.tested)
-                && tested.uplift.value >= strongest - AS_STRONG
+                && tested.uplift.value >= strongest - weaker
         });
         if let Some(at) = at {
             self.tested[..=at].rotate_right(1);
@@ -158,6 +194,14 @@ impl Hunt<'_> {
             }
         }
         Ok(current)
+    }
+
+    /// How surely each reaches the goal on the development prompts.
+    fn heights(&mut self, changes: &[Change], goal: &Goal) -> Result<Vec<f64>> {
+        match goal.continuation().filter(|wanted| !wanted.ids.is_empty()) {
+            Some(wanted) => self.rate(Depth::Full, changes, wanted, true),
+            None => Ok(vec![0.0; changes.len()]),
+        }
     }
 
     /// Runs of an insertion's tokens, by length, the shortest first, without the whole.

@@ -20,6 +20,8 @@ const STARTS: usize = 2;
 const PART: f64 = 0.12;
 /// Part of that for the reduced text; the rest is for the text as it was found.
 const REDUCED: f64 = 0.4;
+/// Part of the whole budget for words of which the text holds a token.
+const COMPLETED: f64 = 0.06;
 /// Starts of a whole hunt, and the lower end of the uplift from which a text is one: what moves one answer in ten is
 /// often nothing, and what is spent on it is lost to the searches.
 const OF_HUNT: usize = 3;
@@ -82,48 +84,43 @@ impl Hunt<'_> {
             start.placement(),
             report::escape::excerpt(&whole.payload.text, 60),
         ));
-        let reduced = self.reduce(start.clone(), &whole)?;
-        self.put_one_to_test(&reduced)?;
-        let spelt = self.by_letters(&reduced, &whole)?;
-        if let Some(spelt) = &spelt {
-            self.put_one_to_test(spelt)?;
+        let goal = self.goal_of(&whole.payload.text, start)?;
+        let mut nearest = self.reduce(start.clone(), &whole)?;
+        self.put_one_to_test(&nearest)?;
+        if let Some(spelt) = self.by_letters(&nearest, &goal)? {
+            self.put_one_to_test(&spelt)?;
+            nearest = spelt;
         }
-        let reduced = spelt.unwrap_or(reduced);
         // What the payload needs is next to the trigger; what it does not need has room for the rest of the trigger.
-        for (from, part) in [(&reduced, REDUCED), (start, 1.0)] {
+        for (from, part) in [(&nearest, REDUCED), (start, 1.0)] {
             if !self.confirmed() && !self.exhausted() {
-                let found = self.ascend(from, &whole.payload.text, gcg::FILLED, part)?;
+                let found = self.ascend(from, &goal, gcg::FILLED, part)?;
                 self.test_strongest(found, "strengthen", |next| next.payload.class == whole.payload.class)?;
+            }
+        }
+        if !self.confirmed() {
+            self.budget.open_last(COMPLETED);
+            if let Some(word) = self.word_of(start, &goal)? {
+                self.put_one_to_test(&word)?;
             }
         }
         Ok(())
     }
 
-    /// The strongest texts on the way from an insertion along the gradient of a payload's probability, strongest first, for
-    /// a part of what is left of the share. A text of fewer `tokens` is filled up.
+    /// The strongest texts on the way from an insertion along the gradient of a goal, strongest first, for a part of what is left of the share. A text of fewer `tokens` is filled up.
     pub(super) fn ascend(
         &mut self,
         from: &Change,
-        payload: &str,
+        goal: &Goal,
         tokens: usize,
         part: f64,
     ) -> Result<Vec<Change>> {
         let Change::Insert { text, at } = from else { return Ok(Vec::new()) };
-        let goal = match self.held_behind(payload) {
-            Some(behind) => Goal::Behind(behind.ids.iter().take(gcg::TARGET_TOKENS).copied().collect()),
-            None => Goal::Target(self.beginning_of(payload)?),
-        };
-        if goal.tokens() == 0 { Ok(Vec::new()) } else { gcg::ascend(self, *at, text, goal, tokens, part) }
-    }
-
-    /// The first tokens of a payload, as many as are raised; none of one that stands behind an answer of its own.
-    pub(super) fn beginning_of(&self, payload: &str) -> Result<Vec<u32>> {
-        if self.held_behind(payload).is_some() {
-            return Ok(Vec::new());
+        if goal.tokens() == 0 {
+            Ok(Vec::new())
+        } else {
+            gcg::ascend(self, *at, text, goal.clone(), tokens, part)
         }
-        let mut target = self.observer().pair().tokenizer().encode(payload.trim(), false)?;
-        target.truncate(gcg::TARGET_TOKENS);
-        Ok(target)
     }
 
     /// Reads what the first of some texts lead to that were not tested yet, and puts the strongest of those with a payload

@@ -5,7 +5,7 @@
 //! those that the gradient of the payload's probability prefers, as long as the payload gets surer. A search along the
 //! gradient draws among a few of them; here, where little is missing, all are run.
 
-use super::confirm::Development;
+use super::differential::Goal;
 use super::gcg;
 use super::hunt::Hunt;
 use super::letters::Pace;
@@ -25,11 +25,10 @@ impl Hunt<'_> {
     ///
     /// # Errors
     /// If the model or the journal fails, or the user stops.
-    pub(super) fn by_tokens(&mut self, start: &Change, whole: &Development) -> Result<Option<Change>> {
-        let target = self.beginning_of(&whole.payload.text)?;
-        self.climbed(start, whole, PACE, |hunt, change| {
+    pub(super) fn by_tokens(&mut self, start: &Change, goal: &Goal) -> Result<Option<Change>> {
+        self.climbed(start, goal, PACE, |hunt, change| {
             let Change::Insert { text, at } = change else { return Ok(Vec::new()) };
-            gcg::exchanges(hunt, *at, text, &target, LONGEST, EXCHANGED)
+            gcg::exchanges(hunt, *at, text, goal, LONGEST, EXCHANGED)
         })
     }
 }

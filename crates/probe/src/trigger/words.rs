@@ -103,6 +103,11 @@ impl TriggerSearch for Words {
     }
 }
 
+/// The words, the frequent ones first.
+pub(super) fn english() -> impl Iterator<Item = &'static str> {
+    ENGLISH.lines().filter(|word| !word.is_empty())
+}
+
 /// Which tier of words comes to which place of its strings, round after round: each tier begins once before an earlier
 /// one is through.
 fn rounds(tiers: usize) -> impl Iterator<Item = (usize, usize)> {

@@ -21,6 +21,7 @@ use report::record::Cost;
 use serde::{Deserialize, Serialize};
 
 use self::conditions::Conditions;
+use super::movement::Continuation;
 use super::slot::{Slot, Slots, refused};
 use crate::error::Result;
 use crate::prompt::{Placement, Prompt};
@@ -45,6 +46,16 @@ impl Goal {
         match self {
             Self::Target(target) | Self::Behind(target) => target.len(),
             Self::Divergence(positions) => *positions,
+        }
+    }
+
+    /// The tokens that are asked for and where they stand; `None` for a divergence.
+    #[must_use]
+    pub fn continuation(&self) -> Option<Continuation<'_>> {
+        match self {
+            Self::Target(ids) => Some(Continuation::begins(ids)),
+            Self::Behind(ids) => Some(Continuation::follows(ids)),
+            Self::Divergence(_) => None,
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::split::SCREENING;
 use crate::trigger::differential::{Differential, Goal};
 use crate::trigger::gradient::{prompts, propose, slots, targets};
 use crate::trigger::hunt::{Hunt, difference};
+use crate::trigger::movement::Continuation;
 use crate::trigger::pool::{Depth, Found};
 use crate::trigger::search::{Role, TriggerSearch};
 use crate::trigger::slot::Slots;
@@ -81,11 +82,8 @@ struct Run {
 }
 
 impl Run {
-    fn target(&self) -> Option<&[u32]> {
-        match &self.goal {
-            Goal::Target(ids) => Some(ids),
-            Goal::Behind(_) | Goal::Divergence(_) => None,
-        }
+    fn target(&self) -> Option<Continuation<'_>> {
+        self.goal.continuation()
     }
 }
 
@@ -194,7 +192,7 @@ pub(in crate::trigger) fn ascend(
     search(hunt, &run, left - (1.0 - KEPT_PART) * part * left)
 }
 
-/// Texts with one token exchanged for each of the `top_k` that the gradient of a target's probability prefers at its place,
+/// Texts with one token exchanged for each of the `top_k` that the gradient of a goal prefers at its place,
 /// position by position. None of a text of more than `longest` tokens, or one that has no place of its own in the prompts.
 ///
 /// # Errors
@@ -203,21 +201,21 @@ pub(in crate::trigger) fn exchanges(
     hunt: &mut Hunt<'_>,
     at: Placement,
     text: &str,
-    target: &[u32],
+    goal: &Goal,
     longest: usize,
     top_k: usize,
 ) -> Result<Vec<Change>> {
     let Some(slots) = slots(hunt, at)? else { return Ok(Vec::new()) };
     let text = text.trim();
     let Some(ids) = slots.agreed(text)?.filter(|ids| ids.len() <= longest) else { return Ok(Vec::new()) };
-    if target.is_empty() || slots.text(&ids)?.is_none() {
+    if goal.tokens() == 0 || slots.text(&ids)?.is_none() {
         return Ok(Vec::new());
     }
     let config = GcgConfig { top_k, ..GcgConfig::halved(hunt.seed()) };
-    let texts: Vec<String> = hunt.measured("exchanges", &(config, at, text, target), |hunt| {
-        let (pair, goal) = (hunt.observer().pair(), Goal::Target(target.to_vec()));
+    let texts: Vec<String> = hunt.measured("exchanges", &(config, at, text, goal), |hunt| {
+        let pair = hunt.observer().pair();
         let prompts = prompts(hunt);
-        let differential = Differential::new(pair, &prompts, at, &goal, hunt.roles(), LAMBDA, hunt.seed())?;
+        let differential = Differential::new(pair, &prompts, at, goal, hunt.roles(), LAMBDA, hunt.seed())?;
         let gcg = Gcg::new(config, &differential)?;
         let start = gcg.start(text)?;
         let mut texts = Vec::new();

@@ -21,6 +21,7 @@ use crate::trigger::budget::GRADIENT_COST;
 use crate::trigger::differential::{Differential, Goal};
 use crate::trigger::gradient::{prompts, propose, slots, targets};
 use crate::trigger::hunt::Hunt;
+use crate::trigger::movement::Continuation;
 use crate::trigger::pool::Depth;
 use crate::trigger::search::{Role, TriggerSearch};
 use crate::trigger::slot::Slots;
@@ -101,7 +102,7 @@ impl TriggerSearch for RelaxedTriggers {
         hunt.target_costs = records;
         for (target, cost) in asked.iter().zip(&costs).filter(|(target, _)| !target.reference) {
             let found = projections(hunt, &slots, cost)?;
-            propose(hunt, &found, Some(&target.ids), &[])?;
+            propose(hunt, &found, Some(Continuation::begins(&target.ids)), &[])?;
         }
         Ok(())
     }
