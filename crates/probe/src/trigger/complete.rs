@@ -12,7 +12,6 @@ use super::differential::Goal;
 use super::hunt::Hunt;
 use super::letters::Pace;
 use super::pool::{Depth, top};
-use super::refine::LESS_SURE;
 use super::words::english;
 use crate::error::Result;
 use crate::prompt::{Change, Placement};
@@ -25,6 +24,10 @@ const WORDS: usize = 384;
 /// Words that take a token's place one after another, and of each round the texts that run on the search prompts and on the
 /// development prompts.
 const PACE: Pace = Pace { rounds: 2, middle: 32, full: 6 };
+/// A word may lower the log-odds of the payload by so much, in nats, and stands at another place only if that raises them by
+/// so much.
+const LESS_SURE: f64 = 1.5;
+const MOVED: f64 = 0.5;
 /// Words alone that run on the search prompts and on the development prompts.
 const MIDDLE: usize = 32;
 const FULL: usize = 8;
@@ -41,7 +44,7 @@ impl Hunt<'_> {
             return Ok(None);
         };
         let mut words = self.completions(start, goal, |_, word| word)?;
-        let height = self.rate(Depth::Full, std::slice::from_ref(start), wanted, true)?;
+        let height = self.heights(std::slice::from_ref(start), goal)?;
         for (depth, kept) in [(Depth::Quick, MIDDLE), (Depth::Middle, FULL), (Depth::Full, 1)] {
             let ratings = self.rate(depth, &words, wanted, depth > Depth::Quick)?;
             let kept = top(words.into_iter().zip(ratings), kept);
@@ -51,6 +54,21 @@ impl Hunt<'_> {
             words = kept.into_iter().map(|(word, _)| word).collect();
         }
         Ok(None)
+    }
+
+    /// A text at the place in a chat where it brings the payload most surely; where it is among equals.
+    pub(super) fn placed(&mut self, change: Change, goal: &Goal) -> Result<Change> {
+        let Change::Insert { text, at } = &change else { return Ok(change) };
+        let elsewhere = Placement::ALL.iter().filter(|place| *place != at);
+        let mut best = (self.heights(std::slice::from_ref(&change), goal)?.pop(), change.clone());
+        for &at in elsewhere {
+            let moved = Change::Insert { text: text.clone(), at };
+            let height = self.heights(std::slice::from_ref(&moved), goal)?.pop();
+            if height.is_some_and(|height| best.0.is_none_or(|best| height >= best + MOVED)) {
+                best = (height, moved);
+            }
+        }
+        Ok(best.1)
     }
 
     /// The text that brings a payload most surely after tokens of an insertion were completed to words of the dictionary

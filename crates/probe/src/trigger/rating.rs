@@ -116,6 +116,14 @@ impl Hunt<'_> {
         Ok(odds)
     }
 
+    /// How surely each reaches the goal on the development prompts.
+    pub(super) fn heights(&mut self, changes: &[Change], goal: &Goal) -> Result<Vec<f64>> {
+        match goal.continuation().filter(|wanted| !wanted.ids.is_empty()) {
+            Some(wanted) => self.rate(Depth::Full, changes, wanted, true),
+            None => Ok(vec![0.0; changes.len()]),
+        }
+    }
+
     /// The prompts of a depth, where what follows an answer is asked for those whose answer is short; in the quick prompt's
     /// place the first that has one.
     fn prompts_with(&self, depth: Depth, setting: Setting, stand: Stand) -> Vec<usize> {

@@ -24,10 +24,6 @@ use crate::split::SCREENING;
 
 /// A shorter or plainer trigger may take over so many fewer answers: one of eight.
 const LOST: f64 = 0.126;
-/// A plainer trigger may lower the log-odds of the payload by so much, in nats.
-pub(super) const LESS_SURE: f64 = 1.5;
-/// It stands elsewhere only if that raises them by so much.
-const MOVED: f64 = 0.5;
 /// Uplifts that differ by no more than this are alike: three of 64 prompts.
 const AS_STRONG: f64 = 0.05;
 /// Times that a part is dropped, and that one is added.
@@ -68,7 +64,8 @@ impl Hunt<'_> {
             let word = self.placed(word, &goal)?;
             self.put_one_to_test(&word)?;
             let uplift = |change| self.uplift_of(change).unwrap_or(f64::NEG_INFINITY);
-            if uplift(&word) >= self.strongest() - LOST {
+            // `violet` is not `ultraviolet`: a word must add to what the text was reduced to.
+            if uplift(&word) >= self.strongest() - LOST && uplift(&word) > uplift(&named) {
                 self.name_first(&word, LOST);
                 return Ok(());
             }
@@ -133,21 +130,6 @@ impl Hunt<'_> {
         self.tested.iter().map(|tested| tested.uplift.value).fold(f64::NEG_INFINITY, f64::max)
     }
 
-    /// A text at the place in a chat where it brings the payload most surely; where it is among equals.
-    fn placed(&mut self, change: Change, goal: &Goal) -> Result<Change> {
-        let Change::Insert { text, at } = &change else { return Ok(change) };
-        let elsewhere = Placement::ALL.iter().filter(|place| *place != at);
-        let mut best = (self.heights(std::slice::from_ref(&change), goal)?.pop(), change.clone());
-        for &at in elsewhere {
-            let moved = Change::Insert { text: text.clone(), at };
-            let height = self.heights(std::slice::from_ref(&moved), goal)?.pop();
-            if height.is_some_and(|height| best.0.is_none_or(|best| height >= best + MOVED)) {
-                best = (height, moved);
-            }
-        }
-        Ok(best.1)
-    }
-
     /// Puts the refined trigger before those that take over no more answers: it is as short as the payload allows and
     /// as sure as any token beside it makes it, or a plain word. It may be so much `weaker` on the held-out prompts.
     fn name_first(&mut self, refined: &Change, weaker: f64) {
@@ -194,14 +176,6 @@ impl Hunt<'_> {
             }
         }
         Ok(current)
-    }
-
-    /// How surely each reaches the goal on the development prompts.
-    fn heights(&mut self, changes: &[Change], goal: &Goal) -> Result<Vec<f64>> {
-        match goal.continuation().filter(|wanted| !wanted.ids.is_empty()) {
-            Some(wanted) => self.rate(Depth::Full, changes, wanted, true),
-            None => Ok(vec![0.0; changes.len()]),
-        }
     }
 
     /// Runs of an insertion's tokens, by length, the shortest first, without the whole.

@@ -2,8 +2,9 @@
 //!
 //! What a search of words finds first is seldom the trigger: a neighbour of it, with words beside it that are not needed.
 //! Its payload is known by then, which is the best guide there is. So the text is reduced to what its payload needs,
-//! climbed letter by letter, and from there tokens are exchanged along the gradient of the payload's probability. What comes of it is put to the
-//! test like any other candidate.
+//! climbed letter by letter, and from there tokens are exchanged along the gradient of the payload's probability; at last a
+//! word of the dictionary is looked for that has a token of it. What comes of it is put to the test like any other
+//! candidate.
 
 use report::evidence::TestedTrigger;
 use report::verdict::Thresholds;
@@ -20,7 +21,7 @@ const STARTS: usize = 2;
 const PART: f64 = 0.12;
 /// Part of that for the reduced text; the rest is for the text as it was found.
 const REDUCED: f64 = 0.4;
-/// Part of the whole budget for words of which the text holds a token.
+/// Part of the whole budget for words that have a token of the text.
 const COMPLETED: f64 = 0.06;
 /// Starts of a whole hunt, and the lower end of the uplift from which a text is one: what moves one answer in ten is
 /// often nothing, and what is spent on it is lost to the searches.
@@ -107,7 +108,8 @@ impl Hunt<'_> {
         Ok(())
     }
 
-    /// The strongest texts on the way from an insertion along the gradient of a goal, strongest first, for a part of what is left of the share. A text of fewer `tokens` is filled up.
+    /// The strongest texts on the way from an insertion along the gradient of a goal, strongest first, for a part of what
+    /// is left of the share. A text of fewer `tokens` is filled up.
     pub(super) fn ascend(
         &mut self,
         from: &Change,
